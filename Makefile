@@ -1,0 +1,49 @@
+# `make demo`: from nothing to a trained model.   `make test`: the tests.   `make help`: the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install demo test test-all lint clean
+
+help:
+	@echo 'make install   make $(VENV) with vjax and its pinned dependencies'
+	@echo 'make demo      render, prepare, train, evaluate and predict under runs/demo'
+	@echo 'make test      the fast tests'
+	@echo 'make test-all  all tests, parity with PyTorch references among them'
+	@echo 'make lint      ruff'
+	@echo 'make clean     remove $(VENV) and runs'
+
+# The stamps are renewed when the dependencies change.
+$(VENV)/installed: setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13; run make PYTHON=python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+$(VENV)/installed-parity: $(VENV)/installed-test
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[parity]'
+	@touch $@
+
+install: $(VENV)/installed
+
+demo: $(VENV)/installed
+	$(BIN)/python -m vjax.demo --out=runs/demo
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/installed-parity
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) runs

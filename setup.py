@@ -1,0 +1,42 @@
+"""Packaging of vjax. Versions are loose here and pinned together in constraints.txt."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name='vjax',
+    version='0.1.0',
+    description='Video transformers in JAX: from mp4 files to trained, evaluated, usable models.',
+    long_description=open('README.md', encoding='utf-8').read(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=['vjax', 'vjax.*']),
+    python_requires='>=3.11,<3.14',  # TensorFlow 2.21 has no wheel for 3.14.
+    install_requires=[
+        'absl-py',
+        'array_record>=0.8',
+        'av>=15',
+        'clu>=0.0.12',
+        'dm-pix>=0.4.5',
+        'einops>=0.8',
+        'flax>=0.12',
+        'jax>=0.10',
+        'jaxtyping>=0.3',
+        'matplotlib>=3.9',
+        'ml_collections>=1.1',
+        'numpy>=2',
+        'optax>=0.2.8',
+        'orbax-checkpoint>=0.12',
+        'scikit-learn>=1.5',  # The digits and photographs of the embedded data set.
+        'tensorboard>=2.20',  # clu imports it without declaring it.
+        'tensorflow-cpu>=2.20; platform_system == "Linux" and platform_machine == "x86_64"',
+        'tensorflow>=2.20; platform_system != "Linux" or platform_machine != "x86_64"',
+        'tensorflow-datasets>=4.9.9',
+        'tqdm>=4.66',
+    ],
+    extras_require={
+        'test': ['beartype', 'hypothesis', 'pytest', 'ruff'],
+        'parity': ['torch', 'transformers'],
+        'gpu': ['jax[cuda13]'],
+        'tpu': ['jax[tpu]'],
+    },
+)
