@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vjax.errors import UserError
+from vjax.training import sharding
+from vjax.training.checkpoints import Checkpoints
+from vjax.training.step import abstract_state, init_state
+
+TX = optax.adamw(0.1)
+
+
+def params():
+    return {'a': {'kernel': jnp.arange(20000, dtype=jnp.float32).reshape(100, 200)}}
+
+
+def state_at(step):
+    state = init_state(params(), TX, ema=True)
+    return state._replace(step=jnp.int32(step), params=jax.tree.map(lambda x: x + step, params()))
+
+
+def abstract(mesh=None):
+    mesh = mesh or sharding.make_mesh({'data': -1})
+    return abstract_state(params, TX, ema=True, mesh=mesh, parameter_rules=[('.*', ())])
+
+
+def save(workdir, steps, scores=None, **options):
+    checkpoints = Checkpoints(workdir, **options)
+    for step in steps:
+        metrics = {'top1': scores[step]} if scores and step in scores else None
+        checkpoints.save(state_at(step), {'config': {'seed': 0}, 'step': step}, metrics)
+    checkpoints.close()
+    return Checkpoints(workdir, **options)
+
+
+def largest_file(directory: Path) -> Path:
+    return max((p for p in directory.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def test_a_state_comes_back_as_it_was(tmp_path):
+    restored = save(tmp_path, [3]).restore_latest(abstract())
+    expected = state_at(3)
+    assert jax.tree.structure(restored) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, restored, expected)
+
+
+def test_a_state_comes_back_on_another_mesh(tmp_path):
+    checkpoints = save(tmp_path, [3])
+    target = abstract_state(
+        params,
+        TX,
+        ema=True,
+        mesh=sharding.make_mesh({'data': 8}),
+        parameter_rules=[('.*', 'fsdp(data)')],
+    )
+    restored = checkpoints.restore_latest(target)
+    kernel = restored.params['a']['kernel']
+    assert kernel.addressable_shards[0].data.shape == (100, 25)
+    np.testing.assert_array_equal(kernel, state_at(3).params['a']['kernel'])
+
+
+def test_nothing_to_restore_is_none(tmp_path):
+    assert Checkpoints(tmp_path).restore_latest(abstract()) is None
+
+
+def test_the_last_and_the_best_are_kept(tmp_path):
+    scores = {1: 0.2, 2: 0.9, 3: 0.5, 5: 0.6}
+    checkpoints = save(tmp_path, range(1, 7), scores, keep_last=2, keep_best=1)
+    assert checkpoints.steps == [2, 5, 6]
+    assert checkpoints.best_step() == 2
+    assert checkpoints.about(5) == {'config': {'seed': 0}, 'step': 5}
+
+
+@pytest.mark.parametrize('damage', ['truncated', 'missing', 'one bit', 'metadata'])
+def test_a_damaged_latest_checkpoint_falls_back_to_the_one_before(tmp_path, damage, caplog):
+    save(tmp_path, [1, 2]).close()
+    latest = tmp_path / 'checkpoints' / '2'
+    victim = (
+        latest / 'model' / '_METADATA' if damage == 'metadata' else largest_file(latest / 'model')
+    )
+    content = bytearray(victim.read_bytes())
+    if damage == 'truncated':
+        victim.write_bytes(content[: len(content) // 2])
+    elif damage == 'missing':
+        victim.unlink()
+    elif damage == 'metadata':
+        victim.write_bytes(b'')
+    else:
+        content[len(content) // 2] ^= 1
+        victim.write_bytes(content)
+    checkpoints = Checkpoints(tmp_path)
+    restored = checkpoints.restore_latest(abstract())
+    assert int(restored.step) == 1
+    np.testing.assert_array_equal(restored.params['a']['kernel'], params()['a']['kernel'] + 1)
+    assert 'checkpoint 2 is damaged' in caplog.text
+    assert (tmp_path / 'damaged_checkpoints' / '2').is_dir()
+    assert checkpoints.steps == [1]
+
+
+def test_only_damaged_checkpoints_is_an_error(tmp_path):
+    save(tmp_path, [1]).close()
+    largest_file(tmp_path / 'checkpoints' / '1' / 'model').unlink()
+    with pytest.raises(UserError, match=r'all checkpoints in .* are damaged'):
+        Checkpoints(tmp_path).restore_latest(abstract())

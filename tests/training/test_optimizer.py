@@ -1,0 +1,137 @@
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vjax.errors import UserError
+from vjax.training import optimizer
+
+SCHEDULES = Path(__file__).parents[3] / 'shared/scenic/aux/aux_lr_schedules.json'
+SETTINGS = dict(
+    learning_rate=0.1,
+    warmup_fraction=0.0,
+    momentum=0.9,
+    b1=0.9,
+    b2=0.999,
+    clip_norm=0.0,
+    weight_decay=(('.*', 0.0),),
+    learning_rate_scale=(('.*', 1.0),),
+    freeze=(),
+)
+
+
+def params():
+    return {'a': {'kernel': jnp.array([1.0, -2.0]), 'bias': jnp.array([0.5])}}
+
+
+def gradients(seed=0):
+    keys = jax.random.split(jax.random.key(seed))
+    return {
+        'a': {'kernel': jax.random.normal(keys[0], (2,)), 'bias': jax.random.normal(keys[1], (1,))}
+    }
+
+
+def trained(num_steps=5, **changes):
+    tx, _ = optimizer.build(params(), 100, **SETTINGS | changes)
+    values, state = params(), tx.init(params())
+    for i in range(num_steps):
+        updates, state = tx.update(gradients(i), state, values)
+        values = optax.apply_updates(values, updates)
+    return values
+
+
+@pytest.mark.skipif(not SCHEDULES.exists(), reason='the reference schedules are not at hand')
+def test_the_schedule_equals_the_published_ones():
+    checked = 0
+    for name, entry in json.loads(SCHEDULES.read_text()).items():
+        if isinstance(entry, str) or 'cosine' not in entry['lr_configs']['factors']:
+            continue
+        settings = entry['lr_configs']
+        num_steps, warmup = settings['steps_per_cycle'], settings['warmup_steps']
+        if warmup != int(warmup):
+            continue  # vjax's warm-up is a whole number of steps.
+        schedule = optimizer.learning_rate_schedule(
+            settings['base_learning_rate'], warmup / num_steps, num_steps
+        )
+        for step, value in entry['values'].items():
+            if int(step) >= num_steps:
+                continue  # The published schedule starts again; vjax's stays at zero.
+            difference = abs(float(schedule(int(step))) - value)
+            assert difference <= 2e-6 * settings['base_learning_rate'], (name, step)
+            checked += 1
+    assert checked > 20
+
+
+def test_the_schedule_ends_at_zero_and_stays_there():
+    schedule = optimizer.learning_rate_schedule(0.1, 0.1, 50)
+    assert float(schedule(0)) == 0.0
+    assert float(schedule(5)) == pytest.approx(0.1)
+    assert float(schedule(50)) == pytest.approx(0.0, abs=1e-9)
+    assert float(schedule(60)) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_sgd_is_momentum_with_coupled_weight_decay():
+    rate, decay = 0.1, 0.01
+    schedule = optimizer.learning_rate_schedule(rate, 0.0, 100)
+    value, velocity = np.array([1.0, -2.0]), np.zeros(2)
+    for i in range(5):
+        gradient = np.asarray(gradients(i)['a']['kernel']) + decay * value
+        velocity = 0.9 * velocity + gradient
+        value = value - float(schedule(i)) * velocity
+    got = trained(name='sgd', weight_decay=(('.*', decay),))['a']['kernel']
+    np.testing.assert_allclose(got, value, rtol=1e-5)
+
+
+def test_adamw_equals_optax_with_a_mask():
+    schedule = optimizer.learning_rate_schedule(0.1, 0.0, 100)
+    tx = optax.adamw(schedule, weight_decay=0.3, mask={'a': {'kernel': True, 'bias': False}})
+    values, state = params(), tx.init(params())
+    for i in range(5):
+        updates, state = tx.update(gradients(i), state, values)
+        values = optax.apply_updates(values, updates)
+    got = trained(name='adamw', weight_decay=(('.*/kernel', 0.3), ('.*', 0.0)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, values)
+
+
+def test_a_learning_rate_factor_scales_the_update():
+    whole = trained(1, name='sgd')['a']
+    half = trained(1, name='sgd', learning_rate_scale=(('.*/bias', 0.5), ('.*', 1.0)))['a']
+    start = params()['a']
+    np.testing.assert_allclose(
+        half['bias'] - start['bias'], 0.5 * (whole['bias'] - start['bias']), rtol=1e-5
+    )
+    np.testing.assert_array_equal(half['kernel'], whole['kernel'])
+
+
+@pytest.mark.parametrize('name', ['sgd', 'adamw'])
+def test_frozen_parameters_stay_and_have_no_moments(name):
+    tx, _ = optimizer.build(params(), 100, **SETTINGS | dict(name=name, freeze=('a/kernel',)))
+    moments = [leaf for leaf in jax.tree.leaves(tx.init(params())) if leaf.shape == (2,)]
+    assert not moments
+    got = trained(name=name, freeze=('a/kernel',), weight_decay=(('.*', 0.1),))
+    np.testing.assert_array_equal(got['a']['kernel'], params()['a']['kernel'])
+    assert not np.array_equal(got['a']['bias'], params()['a']['bias'])
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    tx, _ = optimizer.build(params(), 100, **SETTINGS | dict(name='sgd', clip_norm=0.01))
+    updates, _ = tx.update(gradients(), tx.init(params()), params())
+    assert float(optax.tree.norm(updates)) == pytest.approx(0.1 * 0.01, rel=1e-5)
+
+
+def test_an_unknown_optimiser_is_refused():
+    with pytest.raises(UserError, match="'sgd' or 'adamw'"):
+        optimizer.build(params(), 100, **SETTINGS | dict(name='adam'))
+
+
+def test_ema_forgets_the_start_and_then_decays():
+    ema = {'w': jnp.array(0.0)}
+    for step in range(1, 2001):
+        ema = optimizer.update_ema(ema, {'w': jnp.array(1.0)}, 0.99, jnp.int32(step))
+    assert float(ema['w']) == pytest.approx(1.0, abs=1e-4)
+    one = optimizer.update_ema({'w': jnp.array(0.0)}, {'w': jnp.array(1.0)}, 0.99, jnp.int32(10**6))
+    assert float(one['w']) == pytest.approx(0.01, rel=1e-4)

@@ -1,0 +1,226 @@
+"""Checkpoints of a run: asynchronous, the last few and the best kept, damaged ones stepped over."""
+
+import gc
+import logging
+import shutil
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from orbax.checkpoint import v1 as ocp
+
+from vjax.errors import UserError
+from vjax.training.step import State
+
+BEST = 'top1'
+log = logging.getLogger(__name__)
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint that cannot be read back as it was written."""
+
+
+class Checkpoints:
+    """The checkpoints in `<workdir>/checkpoints`.
+
+    A checkpoint holds `model` (parameters and their moving average), `training` (everything else a
+    resumed run needs), checksums of both, because the storage format notices a lost file but not a
+    flipped bit, and `about`, a JSON record (config, classes, fingerprint).
+    """
+
+    def __init__(self, workdir: str | Path, *, keep_last: int = 2, keep_best: int = 1):
+        policies = ocp.training.preservation_policies
+        self.directory = Path(workdir).absolute() / 'checkpoints'
+        self._checkpointer = ocp.training.Checkpointer(
+            self.directory,
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(keep_last),
+                    policies.BestN(
+                        get_metric_fn=lambda metrics: metrics[BEST],
+                        n=keep_best,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+            ),
+            cleanup_tmp_directories=True,
+        )
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, oldest first."""
+        return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+
+    def best_step(self) -> int | None:
+        """The step with the highest validation top-1, the latest of equals; None if none has one."""
+        scored = [c for c in self._checkpointer.checkpoints if c.metrics]
+        return max(scored, key=lambda c: (c.metrics[BEST], c.step)).step if scored else None
+
+    def about(self, step: int) -> dict[str, Any]:
+        """The JSON record of a checkpoint.
+
+        Raises:
+            DamagedCheckpoint: it cannot be read.
+        """
+        try:
+            return self._checkpointer.metadata(step).custom_metadata['about']
+        except Exception as error:  # Whatever a damaged file makes Orbax raise.
+            raise DamagedCheckpoint(
+                f'{self.directory / str(step)}: {_first_line(error)}'
+            ) from error
+
+    def save(
+        self, state: State, about: Mapping[str, Any], metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Starts saving; returns once the state has been copied off the devices.
+
+        Raises:
+            UserError: this or an earlier save could not be written.
+        """
+        items = _split(state)
+        self._guard(
+            self._checkpointer.save_checkpointables_async,
+            int(state.step),
+            {**items, **_with_suffix(_checksums(items))},
+            force=True,
+            overwrite=True,
+            metrics=dict(metrics) if metrics else None,
+            custom_metadata={'about': dict(about)},
+        )
+
+    def load_model(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
+        """`{'params': ..., 'ema': ...}` of a step, in the shapes and shardings of `abstract`.
+
+        Raises:
+            DamagedCheckpoint: it cannot be read, or differs from what was written.
+        """
+        return self._load(step, {'model': dict(abstract)})['model']
+
+    def restore_latest(self, abstract: State) -> State | None:
+        """The newest state that can be read; None where there is no checkpoint at all.
+
+        A damaged checkpoint is said in the log and moved to `<workdir>/damaged_checkpoints`, and the
+        one before it is tried.
+
+        Raises:
+            UserError: there are checkpoints and all of them are damaged.
+        """
+        steps = self.steps
+        for step in reversed(steps):
+            try:
+                items = self._load(step, _split(abstract))
+            except DamagedCheckpoint as error:
+                aside = self.directory.parent / 'damaged_checkpoints' / str(step)
+                aside.parent.mkdir(exist_ok=True)
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.directory / str(step)).rename(aside)
+                self._checkpointer.reload()
+                log.warning('checkpoint %s is damaged (%s); moved it to %s', step, error, aside)
+                continue
+            return State(**items['model'], **items['training'])
+        if steps:
+            raise UserError(
+                f'all checkpoints in {self.directory} are damaged (steps {steps}); train again with '
+                f'another --workdir.'
+            )
+        return None
+
+    def wait(self) -> None:
+        """Returns when everything is on disk.
+
+        Raises:
+            UserError: it could not be written, for instance because the disk is full.
+        """
+        self._guard(self._checkpointer.wait)
+
+    def close(self) -> None:
+        """Waits, and frees the checkpointer's threads."""
+        self._guard(self._checkpointer.close)
+
+    def _load(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+        sums = _with_suffix({name: _abstract_checksums(tree) for name, tree in abstract.items()})
+        # Orbax leaves coroutines behind that complain at length when they are collected.
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', RuntimeWarning)
+            try:
+                found = self._checkpointer.load_checkpointables(step, {**abstract, **sums})
+            except Exception as error:  # Whatever a damaged file makes Orbax and TensorStore raise.
+                raise DamagedCheckpoint(_first_line(_root_cause(error))) from error
+            finally:
+                gc.collect()
+                sys.unraisablehook = hook
+        items = {name: found[name] for name in abstract}
+        stored = {name: found[name] for name in sums}
+        same = jax.tree.map(jnp.array_equal, _with_suffix(_checksums(items)), stored)
+        if not jax.tree.all(jax.device_get(same)):
+            raise DamagedCheckpoint('its contents differ from what was written')
+        return items
+
+    def _guard(self, write, *args, **kwargs):
+        try:
+            return write(*args, **kwargs)
+        except Exception as error:  # Orbax wraps what the file system said in many types.
+            for unfinished in self.directory.glob('*.orbax-checkpoint-tmp'):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            root = _root_cause(error)
+            full = 'No space left' in str(root) or 'quota exceeded' in str(root)
+            said = 'the disk is full' if full else _first_line(root)
+            raise UserError(
+                f'could not write a checkpoint to {self.directory}: {said}; mend that and run the same '
+                f'command again, the checkpoints before it are whole.'
+            ) from error
+
+
+def _split(state: State) -> dict[str, dict[str, Any]]:
+    """The model apart from the rest, so that evaluation reads no optimiser state."""
+    fields = state._asdict()
+    model = {'params': fields.pop('params'), 'ema': fields.pop('ema')}
+    return {'model': model, 'training': fields}
+
+
+@jax.jit
+def _checksums(tree: Any) -> Any:
+    """For each array the sum of its bits as 32-bit words, modulo 2^32: any flipped bit changes it."""
+
+    def checksum(x):
+        words = jax.lax.bitcast_convert_type(x, jnp.dtype(f'uint{8 * x.dtype.itemsize}'))
+        return jnp.sum(words.astype(jnp.uint32), dtype=jnp.uint32)
+
+    return jax.tree.map(checksum, tree)
+
+
+def _with_suffix(items: Mapping[str, Any]) -> dict[str, Any]:
+    """Checksums under the names that they are stored by, apart from what they are the sums of."""
+    return {f'{name}_checksums': sums for name, sums in items.items()}
+
+
+def _abstract_checksums(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((), jnp.uint32, sharding=_replicated_like(leaf)), tree
+    )
+
+
+def _replicated_like(leaf: jax.ShapeDtypeStruct) -> jax.sharding.Sharding:
+    match leaf.sharding:
+        case NamedSharding(mesh=mesh):
+            return NamedSharding(mesh, P())
+        case sharding:
+            return sharding
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or ['']
+    return f'{type(error).__name__}: {lines[0][:200]}'

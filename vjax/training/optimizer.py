@@ -1,0 +1,117 @@
+"""The optimiser of a config: momentum SGD (the papers') or AdamW, with rules by parameter path."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vjax.errors import UserError
+from vjax.training import rules
+
+
+def learning_rate_schedule(
+    learning_rate: float, warmup_fraction: float, num_steps: int
+) -> optax.Schedule:
+    """Linear warm-up from zero, then half a cosine to zero (ViViT, appendix, Tab. 7).
+
+    The cosine spans the steps after the warm-up, and beyond `num_steps` the rate stays zero.
+    """
+    warmup = round(warmup_fraction * num_steps)
+    return optax.schedules.join_schedules(
+        [
+            optax.schedules.linear_schedule(0.0, learning_rate, warmup),
+            optax.schedules.cosine_decay_schedule(learning_rate, max(num_steps - warmup, 1)),
+        ],
+        [warmup],
+    )
+
+
+def _per_leaf(update, values: Any) -> optax.GradientTransformation:
+    """The stateless transformation `update(gradient, parameter, value)`, leaf by leaf.
+
+    Values are looked up by path, not zipped, because `optax.partition` hides the frozen leaves.
+    """
+    by_path = {
+        rules.path_name(path): value for path, value in jax.tree_util.tree_leaves_with_path(values)
+    }
+    return optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map_with_path(
+            lambda path, u, p: update(u, p, by_path[rules.path_name(path)]), updates, params
+        )
+    )
+
+
+def build(
+    params: Any,
+    num_steps: int,
+    *,
+    name: str,
+    learning_rate: float,
+    warmup_fraction: float,
+    momentum: float,
+    b1: float,
+    b2: float,
+    clip_norm: float,
+    weight_decay: rules.Rules,
+    learning_rate_scale: rules.Rules,
+    freeze: Sequence[str],
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The gradient transformation of `config.optimizer`, and its learning-rate schedule.
+
+    Gradients are clipped by their global norm after averaging over the whole batch (Scenic clips on
+    each device first, so its clipping depends on the number of devices). Weight decay is coupled to
+    the learning rate only, never to Adam's second moment (Loshchilov & Hutter 2019).
+
+    Args:
+        params: the parameters, or their shapes; only paths are read.
+        num_steps: optimiser steps in the whole run.
+        name: `sgd` (momentum, not Nesterov, as in the ViViT paper) or `adamw`.
+        learning_rate: peak rate.
+        warmup_fraction: part of `num_steps` spent in linear warm-up.
+        momentum: of `sgd`.
+        b1: first-moment decay of `adamw`.
+        b2: second-moment decay of `adamw`.
+        clip_norm: largest global gradient norm; 0 does not clip.
+        weight_decay: rules giving each parameter its decay rate.
+        learning_rate_scale: rules giving each parameter a factor on the learning rate.
+        freeze: patterns of parameters that keep their value; each must match at least one.
+    """
+    schedule = learning_rate_schedule(learning_rate, warmup_fraction, num_steps)
+    match name:
+        case 'sgd':
+            scale = optax.trace(decay=momentum)
+        case 'adamw':
+            scale = optax.scale_by_adam(b1=b1, b2=b2)
+        case _:
+            raise UserError(f"config.optimizer.name is '{name}'; choose 'sgd' or 'adamw'.")
+    decay_rates = rules.match(weight_decay, params, 'optimizer.weight_decay')
+    factors = rules.match(learning_rate_scale, params, 'optimizer.learning_rate_scale')
+    decay = _per_leaf(lambda gradient, param, rate: gradient + rate * param, decay_rates)
+    trained = optax.chain(
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        # Before the momentum for SGD (L2 regularisation), after the scaling for Adam (decoupled).
+        *((decay, scale) if name == 'sgd' else (scale, decay)),
+        _per_leaf(lambda update, _, factor: update * factor, factors),
+        optax.scale_by_learning_rate(schedule),
+    )
+    if freeze:
+        labels = rules.match(
+            [(pattern, 'frozen') for pattern in freeze] + [('.*', 'trained')],
+            params,
+            'optimizer.freeze',
+        )
+        trained = optax.partition({'trained': trained, 'frozen': optax.set_to_zero()}, labels)
+    return trained, schedule
+
+
+def update_ema(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
+    """One step of the exponential moving average of the parameters.
+
+    The decay is held at (1 + t) / (10 + t) while that is smaller, so that the average forgets the
+    initialisation (the warm-up of TensorFlow's and timm's EMA).
+    """
+    count = step.astype(jnp.float32)
+    decay = jnp.minimum(decay, (1.0 + count) / (10.0 + count))
+    return jax.tree.map(lambda average, new: average + (1.0 - decay) * (new - average), ema, params)

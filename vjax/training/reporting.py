@@ -1,0 +1,203 @@
+"""What a run leaves to read: metrics.jsonl, TensorBoard, its config and its environment."""
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epy
+
+with epy.lazy_imports():
+    from clu import metric_writers
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = (
+    'vjax',
+    'jax',
+    'jaxlib',
+    'flax',
+    'optax',
+    'orbax-checkpoint',
+    'tensorflow-cpu',
+    'numpy',
+    'av',
+)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file in one step, so that a reader never sees half of it."""
+    temporary = path.with_name(path.name + '.tmp')
+    temporary.write_text(text, encoding='utf-8')
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_atomically`, as indented JSON."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and the source's git revision: what a number depends on beside its config."""
+
+    def version(package):
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    def git(*args):
+        try:
+            done = subprocess.run(
+                ['git', *args],
+                cwd=Path(__file__).parent,
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    changed = git('status', '--porcelain')
+    return {
+        'python': sys.version.split()[0],
+        'platform': platform.platform(),
+        'packages': {package: version(package) for package in PACKAGES},
+        'devices': [f'{d.platform}: {d.device_kind}' for d in jax.local_devices()],
+        'num_devices': jax.device_count(),
+        'num_processes': jax.process_count(),
+        'git_revision': git('rev-parse', 'HEAD'),
+        'git_changed': None if changed is None else bool(changed),
+        'command': sys.argv,
+    }
+
+
+class MetricsLog:
+    """Scalars to `<workdir>/metrics.jsonl`, one line a report, and to TensorBoard beside it.
+
+    A run that resumes at step s first drops the lines after s: the steps will be done again.
+    """
+
+    def __init__(self, workdir: Path, start_step: int):
+        self._path = workdir / 'metrics.jsonl'
+        self.seconds_before = self._keep_until(start_step)
+        self._file = self._path.open('a', encoding='utf-8')
+        self._tensorboard = metric_writers.SummaryWriter(os.fspath(workdir / 'tensorboard'))
+
+    def _keep_until(self, step: int) -> float:
+        """Drops the lines after `step`; returns the seconds of training that the others tell of."""
+        if not self._path.exists():
+            return 0.0
+        kept, seconds = [], 0.0
+        for line in self._path.read_text(encoding='utf-8').splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:  # A line the killed run did not finish.
+                continue
+            if entry['step'] <= step:
+                kept.append(line + '\n')
+                seconds = max(seconds, entry.get('seconds', 0.0))
+        write_atomically(self._path, ''.join(kept))
+        return seconds
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends one report."""
+        self._file.write(json.dumps({'step': step, **scalars}) + '\n')
+        self._file.flush()
+        self._tensorboard.write_scalars(step, dict(scalars))
+
+    def close(self) -> None:
+        """Flushes both."""
+        self._tensorboard.flush()
+        self._tensorboard.close()
+        self._file.close()
+
+
+class NoLog:
+    """The log of every process but the first."""
+
+    seconds_before = 0.0
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes nothing."""
+
+    def close(self) -> None:
+        """Closes nothing."""
+
+
+class Progress:
+    """Reports to the log and one line to the screen: metrics, speed, and the time that is left."""
+
+    def __init__(
+        self, metrics_log: MetricsLog | NoLog, start_step: int, num_steps: int, batch_size: int
+    ):
+        self._log = metrics_log
+        self._num_steps = num_steps
+        self._batch_size = batch_size
+        self._step = start_step
+        self._since = self._start = time.monotonic()
+        self._start_step = start_step
+
+    def training(self, step: int, report: Mapping[str, Any]) -> None:
+        """Writes a training report of the window that ends with `step`."""
+        now = time.monotonic()
+        scalars = {
+            f'train/{name}': float(value) for name, value in report.items() if name != 'bad_step'
+        }
+        steps_per_second = (step - self._step) / max(now - self._since, 1e-9)
+        overall = (step - self._start_step) / max(now - self._start, 1e-9)
+        self._log.write(
+            step,
+            {
+                **scalars,
+                'clips_per_second': steps_per_second * self._batch_size,
+                # Of the whole run, resumed or not; what a killed run had not reported is not in it.
+                'seconds': self._log.seconds_before + now - self._start,
+            },
+        )
+        left = (self._num_steps - step) / overall
+        logger.info(
+            'step %d/%d  loss %.4f  top-1 %.1f %%  %.1f clips/s  ETA %s',
+            step,
+            self._num_steps,
+            scalars['train/loss'],
+            100 * scalars['train/top1'],
+            steps_per_second * self._batch_size,
+            duration(left),
+        )
+        self._step, self._since = step, now
+
+    def evaluation(self, step: int, split: str, scores: Mapping[str, float]) -> None:
+        """Writes the metrics of an evaluation; the time it took is not counted as training."""
+        self._log.write(step, {f'{split}/{name}': value for name, value in scores.items()})
+        logger.info(
+            'step %d/%d  %s: loss %.4f  top-1 %.2f %%  top-5 %.2f %%  of %d videos',
+            step,
+            self._num_steps,
+            split,
+            scores['loss'],
+            100 * scores['top1'],
+            100 * scores['top5'],
+            scores['num_videos'],
+        )
+        self._since = time.monotonic()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: '42 s', '3 min 05 s', '2 h 14 min'."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f'{seconds} s'
+    if seconds < 3600:
+        return f'{seconds // 60} min {seconds % 60:02d} s'
+    return f'{seconds // 3600} h {seconds % 3600 // 60:02d} min'

@@ -1,0 +1,168 @@
+"""Reading back what a run left: its config, its classes and its parameters."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from vjax import models
+from vjax.config import clip_shape
+from vjax.errors import UserError
+from vjax.training import reporting
+from vjax.training.checkpoints import Checkpoints, DamagedCheckpoint
+from vjax.training.rules import path_name
+
+log = logging.getLogger(__name__)
+
+
+class Run(NamedTuple):
+    """A trained model as its workdir describes it.
+
+    Attributes:
+        config: the config it was trained with.
+        classes: class names; the index is the class id.
+        settings: how its videos were prepared (short side, JPEG quality).
+        model: the model.
+        params: its parameters on this process's first device; their moving average where the run
+            kept one.
+        step: the finished steps of the checkpoint.
+    """
+
+    config: ml_collections.ConfigDict
+    classes: tuple[str, ...]
+    settings: dict[str, Any]
+    model: Any
+    params: Any
+    step: int
+
+
+def write_about(workdir: Path, about: dict[str, Any]) -> None:
+    """Leaves the config, the classes and the environment beside the checkpoints."""
+    reporting.write_json(workdir / 'config.json', about)
+    reporting.write_json(workdir / 'environment.json', reporting.environment())
+
+
+def read_about(workdir: str | Path) -> dict[str, Any]:
+    """The record that `write_about` left: `config`, `classes`, `fingerprint`, `settings`.
+
+    Raises:
+        UserError: the workdir holds no run.
+    """
+    path = Path(workdir) / 'config.json'
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise UserError(
+            f"'{workdir}' is no workdir of a run: it has no config.json; train first, or mend --workdir."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read '{path}': {error}.") from None
+
+
+def init_params(model: Any, config: ml_collections.ConfigDict) -> Any:
+    """Fresh parameters for clips of `config`'s shape; traceable, so that `eval_shape` gives shapes."""
+    clip = jnp.zeros((1, *clip_shape(config)))
+    return model.init(jax.random.key(config.seed), clip)['params']
+
+
+def load_run(workdir: str | Path, which: str = 'latest') -> Run:
+    """The model of a run at its `latest` or `best` checkpoint, or at a step given by its number.
+
+    A damaged latest checkpoint is said in the log, and the one before it is taken.
+
+    Raises:
+        UserError: the workdir holds no such checkpoint, or only damaged ones.
+    """
+    about = read_about(workdir)
+    config = ml_collections.ConfigDict(about['config'])
+    model = models.build(**config.model)
+    checkpoints = Checkpoints(workdir)
+    try:
+        steps = _candidates(checkpoints, workdir, which)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        params = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+            jax.eval_shape(lambda: init_params(model, config)),
+        )
+        abstract = {'params': params, 'ema': params if config.ema else None}
+        for step in steps:
+            try:
+                loaded = checkpoints.load_model(step, abstract)
+            except DamagedCheckpoint as error:
+                log.warning('checkpoint %s of %s is damaged: %s', step, workdir, error)
+                continue
+            params = loaded['ema'] if config.ema else loaded['params']
+            return Run(config, tuple(about['classes']), about['settings'], model, params, step)
+    finally:
+        checkpoints.close()
+    raise UserError(f"no checkpoint of '{workdir}' could be read (tried steps {steps}).")
+
+
+def _candidates(checkpoints: Checkpoints, workdir: str | Path, which: str) -> list[int]:
+    steps = checkpoints.steps
+    if not steps:
+        raise UserError(f"'{workdir}' has no checkpoint yet; train first.")
+    if which == 'latest':
+        return steps[::-1]
+    if which == 'best':
+        best = checkpoints.best_step()
+        if best is None:
+            raise UserError(
+                f"'{workdir}' has no best checkpoint: none was evaluated; use --checkpoint=latest."
+            )
+        return [best]
+    if not which.isdecimal() or int(which) not in steps:
+        raise UserError(
+            f"--checkpoint={which}: '{workdir}' has the steps {steps}; name one of them, 'latest' or "
+            f"'best'."
+        )
+    return [int(which)]
+
+
+def start_from(workdir: str | Path, params: Any) -> tuple[Any, list[str]]:
+    """Parameters of another run for a model of the shapes `params`, and what was left as it was.
+
+    The classifier's parameters are left out where the number of classes differs; every other
+    difference is an error.
+
+    Args:
+        workdir: of the run to start from; its latest checkpoint is taken.
+        params: the new model's fresh parameters.
+
+    Returns:
+        The parameters, and the paths of those that were not loaded.
+
+    Raises:
+        UserError: the models differ in more than their classifier.
+    """
+    source = load_run(workdir)
+    given = {
+        path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(source.params)
+    }
+    left = []
+
+    def choose(path, fresh):
+        name = path_name(path)
+        found = given.pop(name, None)
+        if found is not None and found.shape == fresh.shape:
+            return jax.device_put(found, fresh.sharding)
+        if found is not None and name.startswith('head/'):
+            left.append(name)
+            return fresh
+        shape = 'absent' if found is None else f'of shape {found.shape}'
+        raise UserError(
+            f"config.init_from='{workdir}' does not fit this model: '{name}' is {shape} there and of "
+            f'shape {fresh.shape} here.'
+        )
+
+    params = jax.tree_util.tree_map_with_path(choose, params)
+    if given:
+        raise UserError(
+            f"config.init_from='{workdir}' has parameters that this model lacks: "
+            f'{", ".join(sorted(given)[:5])}.'
+        )
+    return params, left

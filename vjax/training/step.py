@@ -1,0 +1,209 @@
+"""The training state, one training step, and one evaluation step: pure functions to be jitted."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from einops import rearrange
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, UInt8
+
+from vjax.data.augment import augment, mixup, normalise
+from vjax.training import losses, metrics, sharding
+from vjax.training.optimizer import update_ema
+from vjax.training.rules import Rules
+
+Batch = dict[str, Array]
+
+
+class State(NamedTuple):
+    """All that training carries from step to step, and all that a checkpoint holds.
+
+    Attributes:
+        step: number of finished steps.
+        params: the model's parameters, float32.
+        ema: their exponential moving average; None when it is off.
+        opt_state: the optimiser's state.
+        window: metric sums since the last report. They belong to the state so that a resumed run
+            reports the same numbers as one that was never interrupted.
+        bad_step: the first step whose loss or gradient was not finite; -1 while all is well.
+    """
+
+    step: Int[Array, '']
+    params: Any
+    ema: Any
+    opt_state: Any
+    window: dict[str, Array]
+    bad_step: Int[Array, '']
+
+
+WINDOW = ('loss', 'top1', 'num', 'failed', 'grad_norm', 'steps')
+
+
+def init_state(params: Any, tx: optax.GradientTransformation, *, ema: bool) -> State:
+    """The state before the first step."""
+    return State(
+        step=jnp.int32(0),
+        params=params,
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        opt_state=tx.init(params),
+        window={name: jnp.float32(0) for name in WINDOW},
+        bad_step=jnp.int32(-1),
+    )
+
+
+def abstract_state(
+    init_params: Callable[[], Any],
+    tx: optax.GradientTransformation,
+    *,
+    ema: bool,
+    mesh: Mesh,
+    parameter_rules: Rules,
+) -> State:
+    """The shapes and shardings of `init_state`; nothing is computed.
+
+    Moments and moving averages live where their parameters do. The shardings are needed for the
+    whole state, because `jit(tx.init)` alone would put the moments on one device.
+    """
+    state = jax.eval_shape(lambda: init_state(init_params(), tx, ema=ema))
+    whole = sharding.replicated(mesh)
+    of_params = sharding.parameter_shardings(mesh, parameter_rules, state.params)
+    shardings = State(
+        step=whole,
+        params=of_params,
+        ema=of_params if ema else None,
+        opt_state=sharding.optimizer_shardings(mesh, tx, state.opt_state, of_params),
+        window=dict.fromkeys(WINDOW, whole),
+        bad_step=whole,
+    )
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        state,
+        shardings,
+    )
+
+
+def make_train_step(
+    model: Any,
+    tx: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    seed: int,
+    num_classes: int,
+    augmentation: dict[str, Any],
+    mixup_alpha: float,
+    label_smoothing: float,
+    accumulate: int,
+    ema_decay: float,
+    log_every: int,
+) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
+    """One step as a function (state, batch) -> (state, report), pure in both.
+
+    The random draws depend on the seed, the step and the examples' positions in the training stream
+    only, so a resumed run repeats them.
+
+    Args:
+        model: a vjax model; `apply` gives logits.
+        tx: the optimiser.
+        schedule: its learning rate, for the report.
+        seed: the run's seed.
+        num_classes: classes of the data set.
+        augmentation: keyword arguments of `vjax.data.augment.augment`.
+        mixup_alpha: Beta parameter of mixup; 0 is off.
+        label_smoothing: mass spread evenly over the classes.
+        accumulate: microbatches a batch is split into; equals one big batch up to rounding.
+        ema_decay: decay of the parameters' moving average; 0 is off.
+        log_every: steps in a metric window.
+    """
+    root = jax.random.key(seed)
+    augment_key, step_key = jax.random.split(root)
+
+    def loss_sum(params, video, target, mask, key):
+        logits = model.apply({'params': params}, video, train=True, rngs={'dropout': key})
+        return jnp.sum(mask * losses.softmax_cross_entropy(logits, target)), logits
+
+    def gradients(params, video, target, mask, key):
+        """Loss sum, logits and gradient sum over the batch, a microbatch at a time."""
+        grad_fn = jax.value_and_grad(loss_sum, has_aux=True)
+        if accumulate == 1:
+            (loss, logits), grads = grad_fn(params, video, target, mask, key)
+            return loss, logits, grads
+
+        def microbatch(carry, inputs):
+            loss_so_far, grads_so_far = carry
+            i, *arrays = inputs
+            (loss, logits), grads = grad_fn(params, *arrays, jax.random.fold_in(key, i))
+            return (loss_so_far + loss, jax.tree.map(jnp.add, grads_so_far, grads)), logits
+
+        # Every microbatch takes its examples from all devices' shares of the batch.
+        split = [
+            rearrange(array, '(b a) ... -> a b ...', a=accumulate)
+            for array in (video, target, mask)
+        ]
+        zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+        (loss, grads), logits = jax.lax.scan(microbatch, zero, (jnp.arange(accumulate), *split))
+        return loss, rearrange(logits, 'a b c -> (b a) c'), grads
+
+    def train_step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
+        key = jax.random.fold_in(step_key, state.step)
+        dropout_key, mixup_key = jax.random.split(key)
+        video = augment(batch, augment_key, **augmentation)
+        target = losses.one_hot(batch['label'], num_classes, label_smoothing)
+        if mixup_alpha:
+            video, target = mixup(video, target, mixup_key, mixup_alpha)
+
+        mask = batch['mask']
+        total = jnp.maximum(jnp.sum(mask), 1.0)
+        loss, logits, grads = gradients(state.params, video, target, mask, dropout_key)
+        grads = jax.tree.map(lambda g: g / total, grads)
+        grad_norm = optax.tree.norm(grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        new = {
+            'loss': loss,
+            'top1': jnp.sum(mask * metrics.in_top_k(logits, jnp.argmax(target, axis=-1), 1)),
+            'num': jnp.sum(mask),
+            'failed': jnp.sum(1.0 - mask),
+            'grad_norm': grad_norm,
+            'steps': jnp.float32(1),
+        }
+        fresh = state.step % log_every == 0
+        window = {name: jnp.where(fresh, 0, state.window[name]) + new[name] for name in new}
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        bad_step = jnp.where((state.bad_step < 0) & ~finite, state.step + 1, state.bad_step)
+        step = state.step + 1
+        ema = update_ema(state.ema, params, ema_decay, step) if ema_decay else None
+        num = jnp.maximum(window['num'], 1.0)
+        report = {
+            'loss': window['loss'] / num,
+            'top1': window['top1'] / num,
+            'grad_norm': window['grad_norm'] / window['steps'],
+            'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
+            'failed_records': window['failed'],
+            'bad_step': bad_step,
+        }
+        return State(step, params, ema, opt_state, window, bad_step), report
+
+    return train_step
+
+
+def make_eval_step(model: Any) -> Callable[[Any, Batch], metrics.Sums]:
+    """A batch's metric sums as a function (params, batch) -> sums."""
+
+    def eval_step(params: Any, batch: Batch) -> metrics.Sums:
+        logits = view_logits(model, params, batch['video'])
+        return metrics.evaluation_sums(logits, batch['label'], batch['mask'])
+
+    return eval_step
+
+
+def view_logits(
+    model: Any, params: Any, video: UInt8[Array, 'batch views time height width 3']
+) -> Float[Array, 'batch classes']:
+    """Logits averaged over a video's views, one view at a time to bound the memory."""
+    views = rearrange(video, 'b v t h w c -> v b t h w c')
+    logits = jax.lax.map(lambda clip: model.apply({'params': params}, normalise(clip)), views)
+    return jnp.mean(logits, axis=0)
