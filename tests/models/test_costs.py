@@ -1,0 +1,62 @@
+"""Parameters and GFLOPs equal those that the ViViT paper prints (arXiv 2103.15691)."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vjax import models
+from vjax.models import costs, variants
+
+CLIP = (32, 224, 224, 3)
+# Attention, classifier, GFLOPs as printed, parameters as counted from Scenic's models.
+TABLE_2 = [
+    ('spacetime', 'token', 455.2, 88_954_000),
+    ('factorised_encoder', 'token', 284.4, 115_062_928),
+    ('factorised_self_attention', 'gap', 372.3, 117_319_312),
+    ('factorised_dot_product', 'gap', 277.1, 88_952_464),
+    ('average_pool', 'token', 283.9, 86_696_080),
+]
+
+
+def vivit(variant, **fields):
+    return models.build('vivit', num_classes=400, **variants.video(variant), **fields)
+
+
+@pytest.mark.parametrize(('attention', 'classifier', 'gflops', 'params'), TABLE_2)
+def test_table_2(attention, classifier, gflops, params):
+    model = vivit('B/16x2', attention=attention, classifier=classifier)
+    assert costs.count_params(costs.param_shapes(model, CLIP)) == params
+    assert costs.gflops(model, CLIP) == pytest.approx(gflops, rel=1e-3)
+
+
+@pytest.mark.parametrize(('crop', 'gflops'), [(224, 1446), (288, 2919), (320, 3992)])
+def test_table_4(crop, gflops):
+    model = vivit('L/16x2', attention='spacetime')
+    assert costs.gflops(model, (32, crop, crop, 3)) == pytest.approx(gflops, rel=1e-3)
+
+
+def test_large_factorised_encoder_has_24_temporal_layers():
+    """The paper's 995.3 GFLOPs are those of 24 temporal layers, though its text says 4."""
+    model = vivit('L/16x2', attention='factorised_encoder', temporal_depth=24)
+    assert costs.count_params(costs.param_shapes(model, CLIP)) == 606_827_920
+    assert costs.gflops(model, CLIP) == pytest.approx(995.3, rel=1e-3)
+    shallow = costs.gflops(model.clone(temporal_depth=4), CLIP)
+    assert shallow != pytest.approx(995.3, rel=1e-3)
+
+
+def test_gflops_are_of_the_unrolled_float32_forward_pass():
+    model = vivit('Ti/16x2', attention='factorised_encoder')
+    clip = (4, 32, 32, 3)
+    expected = costs.gflops(model, clip)
+    changed = model.clone(unroll=3, remat='full', dtype='bfloat16', dropout=0.1)
+    assert costs.gflops(changed, clip) == expected
+    batch = jax.ShapeDtypeStruct((1, *clip), jnp.float32)
+    variables = {'params': costs.param_shapes(model, clip)}
+    scanned = jax.jit(model.apply).lower(variables, batch).cost_analysis()['flops'] / 2e9
+    assert scanned < expected / 5  # What a scan counted once would give.
+
+
+def test_an_image_model():
+    model = models.build('vit', num_classes=1000, **variants.image('B/16'))
+    assert costs.count_params(costs.param_shapes(model, (224, 224, 3))) == 86_567_656
+    assert costs.gflops(model, (224, 224, 3)) == pytest.approx(17.6, rel=5e-3)

@@ -1,0 +1,50 @@
+"""Models by name: `build('vivit', num_classes=400, **variants.video('B/16x2'))`.
+
+Every model is a Flax Linen module with plain typed fields. It maps a float video [batch, time,
+height, width, channels] (images: [batch, height, width, channels]) with values in [-1, 1] to float32
+logits [batch, classes], and takes a keyword `train`. Beside that it has `check(input_shape)`, which
+raises a UserError when fields or shape do not fit, and `num_tokens(input_shape)`, both for the shape
+of one example without its batch axis.
+"""
+
+import dataclasses
+import importlib
+from typing import Any
+
+from vjax.errors import UserError
+from vjax.models.fields import suggestion
+
+# Each file is imported when its model is built.
+MODELS = {'vit': 'ViT', 'vivit': 'ViViT'}
+
+
+def build(name: str, **fields: Any) -> Any:
+    """The module (flax.linen.Module) called `name` with the given fields.
+
+    Lists become tuples. Nothing is allocated, and sizes are not checked yet: see `check`.
+
+    Raises:
+      UserError: the model or a field is unknown, or a field without default is missing.
+    """
+    if name not in MODELS:
+        raise UserError(
+            f'unknown model {name!r}{suggestion(name, MODELS)} (models: {", ".join(MODELS)})'
+        )
+    cls = getattr(importlib.import_module(f'vjax.models.{name}'), MODELS[name])
+    known = {
+        field.name: field
+        for field in dataclasses.fields(cls)
+        if field.name not in ('parent', 'name')
+    }
+    for field in fields:
+        if field not in known:
+            hint = suggestion(field, known) or f' (fields: {", ".join(known)})'
+            raise UserError(f'the model {name!r} has no field {field!r}{hint}')
+    missing = [
+        field.name
+        for field in known.values()
+        if field.default is dataclasses.MISSING and field.name not in fields
+    ]
+    if missing:
+        raise UserError(f'the model {name!r} needs the fields {", ".join(missing)}')
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})

@@ -1,0 +1,40 @@
+"""What a model's fields must satisfy, each as one sentence that names the field and the fix."""
+
+import difflib
+from collections.abc import Collection
+from typing import Any
+
+from vjax.errors import UserError
+
+
+def suggestion(value: str, choices: Collection[str]) -> str:
+    """'; did you mean ...?' for the closest choice, or nothing when none is close."""
+    close = difflib.get_close_matches(value, choices, n=1)
+    return f'; did you mean {close[0]!r}?' if close else ''
+
+
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    """Raises a UserError unless the value is one of the choices."""
+    if value not in choices:
+        hint = suggestion(value, choices)
+        raise UserError(f'{name}={value!r} is not one of {", ".join(choices)}{hint}')
+
+
+def check_divides(name: str, value: int, by_name: str, by: int) -> None:
+    """Raises a UserError that names the nearest valid values unless `by` divides the value."""
+    if value < 1 or value % by:
+        below, above = value // by * by, (value // by + 1) * by
+        nearest = f'{below} and {above} are' if below > 0 else f'{above} is'
+        raise UserError(f'{name}={value} is not divisible by {by_name}: the nearest {nearest}')
+
+
+def check_transformer(model: Any, classifiers: Collection[str]) -> None:
+    """The checks that every transformer shares, on the fields of the given model."""
+    if model.width % model.num_heads:
+        raise UserError(f'num_heads={model.num_heads} does not divide width={model.width}')
+    check_choice('classifier', model.classifier, classifiers)
+    check_choice('remat', model.remat, ('none', 'dots', 'full'))
+    check_choice('dtype', model.dtype, ('float32', 'bfloat16'))
+    for name in ('dropout', 'attention_dropout', 'stochastic_depth'):
+        if not 0 <= getattr(model, name) < 1:
+            raise UserError(f'{name}={getattr(model, name)} is not a rate between 0 and 1')

@@ -1,0 +1,340 @@
+"""The parts that vision transformers share, after ViT (Dosovitskiy et al., arXiv 2010.11929).
+
+Numerics, which published checkpoints rely on: pre-norm blocks, LayerNorm with epsilon 1e-6, GELU
+with the tanh approximation. Parameters, the residual stream, the norms' statistics and the softmax
+are float32 whatever the `dtype` that the blocks compute in, so logits come out float32.
+
+Randomness when training comes from the `dropout` rng, which is needed only where a rate is not 0.
+Attention weights and final tokens are sown in the `intermediates` collection: they cost nothing
+unless a caller asks with `apply(..., mutable='intermediates')`, and scanned blocks stack them on a
+leading depth axis.
+
+In einsum subscripts: b batch, q queries, m keys, h heads, k width of a head, d width of a token.
+"""
+
+import functools
+from collections.abc import Callable
+
+import einops
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
+
+LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-6)
+xavier = nn.initializers.xavier_uniform()
+
+REMAT_POLICIES = {
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # Keep matmuls' results.
+    'full': jax.checkpoint_policies.nothing_saveable,  # Keep only the input of each block.
+}
+BATCH_AXES = ('data', 'fsdp')
+
+
+def constrain_batch(x: Float[Array, 'batch *rest']) -> Float[Array, 'batch *rest']:
+    """Shards the leading axis over the mesh's batch axes (those called `data` or `fsdp`).
+
+    The mesh is the one of `jax.set_mesh`; without one this is the identity. Axis 0 may be a merged
+    one, such as batch * time, with the batch outermost. Left to itself the TPU compiler replicates
+    activations after such reshapes: 3 x the memory and compute of a factorised encoder.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes)) if axes else x
+
+
+class PatchEmbedding(nn.Module):
+    """Linear embedding of non-overlapping patches: (height, width) or (time, height, width).
+
+    Equal to a convolution whose stride is its kernel size, and written as the matrix product that
+    it is: XLA's 3-D convolutions are several times slower to differentiate on a CPU.
+
+    Attributes:
+      width: Width of a token.
+      patch: Size of a patch along each axis between batch and channels.
+      kernel_init: Initialiser of the kernel [*patch, channels, width].
+    """
+
+    width: int
+    patch: tuple[int, ...]
+    kernel_init: Callable = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'batch *size channels']) -> Float[Array, 'batch *grid dim']:
+        kernel = self.param('kernel', self.kernel_init, (*self.patch, x.shape[-1], self.width))
+        bias = self.param('bias', nn.initializers.zeros, (self.width,))
+        axes = [f'(n{i} p{i})' for i in range(len(self.patch))]
+        grid = ' '.join(f'n{i}' for i in range(len(self.patch)))
+        within = ' '.join(f'p{i}' for i in range(len(self.patch)))
+        patches = einops.rearrange(
+            x,
+            f'b {" ".join(axes)} c -> b {grid} ({within} c)',
+            **{f'p{i}': size for i, size in enumerate(self.patch)},
+        )
+        tokens = patches @ kernel.reshape(-1, self.width)
+        return tokens + jnp.broadcast_to(bias, tokens.shape)
+
+
+class MLP(nn.Module):
+    """Two dense layers with a GELU between them, from width D to `mlp_dim` and back."""
+
+    mlp_dim: int
+    dropout: float = 0.0
+    dtype: str = 'float32'
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, 'batch tokens dim'], *, train: bool
+    ) -> Float[Array, 'batch tokens dim']:
+        dense = functools.partial(
+            nn.Dense,
+            kernel_init=xavier,
+            bias_init=nn.initializers.normal(1e-6),
+            dtype=self.dtype,
+        )
+        hidden = nn.gelu(dense(self.mlp_dim, name='up')(x))
+        hidden = nn.Dropout(self.dropout)(hidden, deterministic=not train)
+        x = dense(x.shape[-1], name='down')(hidden)
+        return nn.Dropout(self.dropout)(x, deterministic=not train)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries over a context (Vaswani et al., arXiv 1706.03762).
+
+    Kernels are [dim, heads, head_dim], and [heads, head_dim, dim] for the output. The weights
+    [batch, heads, queries, keys] are sown as `attention`.
+
+    Attributes:
+      num_heads: Number of heads; divides the width.
+      dropout: Rate of dropout on the attention weights.
+      dtype: What the products are computed in; the softmax is always float32.
+    """
+
+    num_heads: int
+    dropout: float = 0.0
+    dtype: str = 'float32'
+
+    @nn.compact
+    def __call__(
+        self,
+        queries: Float[Array, 'batch queries dim'],
+        context: Float[Array, 'batch keys dim_context'],
+        *,
+        train: bool,
+    ) -> Float[Array, 'batch queries dim']:
+        width = queries.shape[-1]
+        heads = (self.num_heads, width // self.num_heads)
+        dense = functools.partial(nn.DenseGeneral, kernel_init=xavier, dtype=self.dtype)
+        query = dense(heads, name='query')(queries)
+        key = dense(heads, name='key')(context)
+        value = dense(heads, name='value')(context)
+        attended = self.attend(query, key, value, train)
+        return dense(width, axis=(-2, -1), name='out')(attended)
+
+    def attend(
+        self,
+        query: Float[Array, 'batch queries heads head_dim'],
+        key: Float[Array, 'batch keys heads head_dim'],
+        value: Float[Array, 'batch keys heads head_dim'],
+        train: bool,
+    ) -> Float[Array, 'batch queries heads head_dim']:
+        """Which tokens attend to which: here all to all. Restricted forms override this."""
+        return self.dot_product(query, key, value, train, name='attention')
+
+    def dot_product(
+        self,
+        query: Float[Array, 'batch queries heads head_dim'],
+        key: Float[Array, 'batch keys heads head_dim'],
+        value: Float[Array, 'batch keys heads head_dim'],
+        train: bool,
+        name: str,
+    ) -> Float[Array, 'batch queries heads head_dim']:
+        """Scaled dot-product attention whose weights are sown under `name`."""
+        query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
+        scores = jnp.einsum('bqhk,bmhk->bhqm', query, key, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(scores).astype(value.dtype)
+        self.sow('intermediates', name, weights)
+        weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
+        return jnp.einsum('bhqm,bmhk->bqhk', weights, value)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops a residual branch for whole examples (Huang et al., arXiv 1603.09382).
+
+    A kept branch is divided by the probability of keeping it, so that its expectation is the branch
+    itself, as in timm and Scenic's ViT. (Scenic's ViViT does not rescale, hence computes something
+    else at test time than it was trained for.)
+    """
+
+    @nn.compact
+    def __call__(
+        self, branch: Float[Array, 'batch *rest'], rate: Float[Array, ''] | None, *, train: bool
+    ) -> Float[Array, 'batch *rest']:
+        if rate is None or not train:
+            return branch
+        keep = 1 - rate
+        kept = jax.random.bernoulli(
+            self.make_rng('dropout'), keep, (branch.shape[0],) + (1,) * (branch.ndim - 1)
+        )
+        return jnp.where(kept, branch / keep.astype(branch.dtype), jnp.zeros_like(branch))
+
+
+class EncoderBlock(nn.Module):
+    """Pre-norm transformer block: attention, then MLP, each added to what it was given.
+
+    Attributes:
+      num_heads, mlp_dim: Sizes.
+      dropout, attention_dropout: Rates, when training.
+      dtype: What the branches are computed in.
+      attention: Makes the attention module; `Attention` or one with its signature.
+    """
+
+    num_heads: int
+    mlp_dim: int
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    dtype: str = 'float32'
+    attention: Callable[..., nn.Module] = Attention
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, 'batch tokens dim'],
+        drop_rate: Float[Array, ''] | None,
+        *,
+        train: bool,
+    ) -> Float[Array, 'batch tokens dim']:
+        y = LayerNorm(dtype=self.dtype, name='attention_norm')(x)
+        y = self.attention(
+            num_heads=self.num_heads,
+            dropout=self.attention_dropout,
+            dtype=self.dtype,
+            name='attention',
+        )(y, y, train=train)
+        y = nn.Dropout(self.dropout)(y, deterministic=not train)
+        x = x + DropPath()(y, drop_rate, train=train)
+
+        y = LayerNorm(dtype=self.dtype, name='mlp_norm')(x)
+        y = MLP(self.mlp_dim, self.dropout, self.dtype, name='mlp')(y, train=train)
+        return x + DropPath()(y, drop_rate, train=train)
+
+
+class AttentionPooling(nn.Module):
+    """One learned query attends to all tokens (Zhai et al., arXiv 2106.04560, 'MAP head')."""
+
+    num_heads: int
+    mlp_dim: int
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, 'batch tokens dim'], *, train: bool
+    ) -> Float[Array, 'batch dim']:
+        batch, _, width = tokens.shape
+        probe = self.param('probe', xavier, (1, 1, width))
+        probe = jnp.broadcast_to(probe, (batch, 1, width))
+        x = Attention(self.num_heads, name='attention')(probe, tokens, train=train)
+        x = x + MLP(self.mlp_dim, name='mlp')(LayerNorm(name='mlp_norm')(x), train=train)
+        return x[:, 0]
+
+
+class Encoder(nn.Module):
+    """A transformer from a grid of embedded patches to one vector (ViT, section 3.1).
+
+    Works on a grid of any rank: height x width for images, time for a temporal encoder, time x
+    height x width for videos. Tokens are the grid's cells in row-major order, behind the class token
+    if there is one. The blocks are scanned: one trace and one compilation whatever the depth, and
+    their parameters carry a leading depth axis. The final tokens are sown as `tokens`.
+
+    Attributes:
+      depth, num_heads, mlp_dim: Sizes; the width is the features'.
+      classifier: What stands for the whole: 'token' (a class token), 'gap' (the mean of the tokens)
+        or 'map' (attention pooling).
+      dropout: Rate after the position embedding, after attention, and in the MLPs.
+      attention_dropout: Rate on attention weights.
+      stochastic_depth: Rate of dropping a branch of the last block; rates grow linearly from 0.
+      remat: What the backward pass computes again: 'none', 'dots' (all but matmuls) or 'full'.
+      unroll: Blocks per step of the scan, True for all. Changes speed and costs' counting alone.
+      dtype: What the blocks compute in: 'float32' or 'bfloat16'.
+      block: Makes the repeated block; `EncoderBlock` or one with its fields and signature.
+    """
+
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    classifier: str = 'token'
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    remat: str = 'none'
+    unroll: int | bool = 1
+    dtype: str = 'float32'
+    block: Callable[..., nn.Module] = EncoderBlock
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, 'batch *grid dim'], *, train: bool
+    ) -> Float[Array, 'batch dim']:
+        x = einops.rearrange(features, 'b ... d -> b (...) d')
+        batch, _, width = x.shape
+        if self.classifier == 'token':
+            token = self.param('class_token', nn.initializers.zeros, (1, 1, width))
+            x = jnp.concatenate([jnp.broadcast_to(token, (batch, 1, width)), x], axis=1)
+        x = x + self.param('position_embedding', nn.initializers.normal(0.02), (1, *x.shape[1:]))
+        x = nn.Dropout(self.dropout)(x, deterministic=not train)
+        x = self.run_blocks(x, train)
+        x = LayerNorm(name='norm')(x)
+        self.sow('intermediates', 'tokens', x)
+
+        if self.classifier == 'token':
+            return x[:, 0]
+        if self.classifier == 'map':
+            return AttentionPooling(self.num_heads, self.mlp_dim, name='pool')(x, train=train)
+        return x.mean(axis=1)
+
+    def run_blocks(
+        self, x: Float[Array, 'batch tokens dim'], train: bool
+    ) -> Float[Array, 'batch tokens dim']:
+        """Applies the blocks, one after another, as one scan over their stacked parameters."""
+        block = self.block(
+            num_heads=self.num_heads,
+            mlp_dim=self.mlp_dim,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            dtype=self.dtype,
+            name='blocks',
+        )
+
+        def apply(block, x, drop_rate):
+            return block(constrain_batch(x), drop_rate, train=train), None
+
+        if self.remat != 'none':
+            # The scan's own loop already keeps the two computations apart.
+            apply = nn.remat(apply, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        scan = nn.scan(
+            apply,
+            variable_axes={'params': 0, 'intermediates': 0},
+            split_rngs={'params': True, 'dropout': True},
+            length=self.depth,
+            unroll=self.unroll,
+        )
+        rates = None
+        if self.stochastic_depth:
+            rates = self.stochastic_depth * jnp.arange(self.depth) / max(self.depth - 1, 1)
+        return scan(block, x, rates)[0]
+
+
+class Head(nn.Module):
+    """Linear classifier, behind a tanh layer of `representation_size` units unless that is 0.
+
+    Its kernel starts at zero: a head that was never trained or loaded gives uniform predictions.
+    """
+
+    num_classes: int
+    representation_size: int = 0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'batch dim']) -> Float[Array, 'batch classes']:
+        if self.representation_size:
+            x = nn.tanh(nn.Dense(self.representation_size, name='pre_logits')(x))
+        return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name='logits')(x)
