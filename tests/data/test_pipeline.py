@@ -1,0 +1,541 @@
+"""Records -> batches: order, hosts, resume, geometry, and what happens to broken records."""
+
+import hashlib
+import itertools
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from array_record.python import array_record_module
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ml_collections import ConfigDict, config_dict
+
+from vjax.data import pipeline, records, sampling
+from vjax.errors import UserError
+
+CLIP = {
+    'num_frames': 3,
+    'stride': 2,
+    'fps': None,
+    'short_side': 16,
+    'size': 8,
+    'short_clips': 'loop',
+    'order': 'forward',
+}
+NEUTRAL = {
+    'scale_jitter': (1.0, 1.0),
+    'random_crop': False,
+    'flip': 0.0,
+    'color_jitter': 0.0,
+    'color_drop': 0.0,
+}
+JITTER = NEUTRAL | {'scale_jitter': (0.8, 1.4), 'random_crop': True}
+PREPROCESS = (
+    pathlib.Path(__file__).parents[3] / 'shared' / 'scenic' / 'aux' / 'aux_preprocess_wide.npz'
+)
+
+
+def jpeg(image):
+    return tf.io.encode_jpeg(np.asarray(image, np.uint8), quality=100).numpy()
+
+
+def make_video(index, num_frames, height=16, width=22):
+    """Frames whose red says which frame, green which video, and blue grows to the right."""
+    frames = []
+    for i in range(num_frames):
+        frame = np.zeros((height, width, 3), np.uint8)
+        frame[..., 0] = 10 + 20 * (i % 12)
+        frame[..., 1] = 5 * index
+        frame[..., 2] = np.linspace(0, 255, width).round()[None]
+        frames.append(jpeg(frame))
+    return frames
+
+
+def encode(frames, index=0, height=16, width=22, fps=25.0):
+    source = f'{index}.mp4'
+    return records.encode_example(
+        frames, label=index % 5, fps=fps, height=height, width=width, source=source
+    )
+
+
+def write_dataset(folder, serialized, num_shards=2):
+    """A prepared data set of these records, with one split 'train'."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = records.shard_names('train', num_shards)
+    for i, shard in enumerate(shards):
+        writer = array_record_module.ArrayRecordWriter(str(folder / shard), records.WRITER_OPTIONS)
+        for row in records.shard_range(i, num_shards, len(serialized)):
+            writer.write(serialized[row])
+        writer.close()
+    split = records.Split(
+        num_videos=len(serialized),
+        num_rejected=0,
+        num_frames=6 * len(serialized),
+        shards=tuple(shards),
+        shard_bytes=tuple((folder / shard).stat().st_size for shard in shards),
+        videos_per_class=(0,) * 5,
+        fingerprint='',
+        labels_sha256='',
+    )
+    dataset = records.Dataset(str(folder), tuple('abcde'), {'short_side': 16}, {'train': split})
+    records.write_description(dataset)
+    return records.open_dataset(folder)
+
+
+@pytest.fixture(scope='session')
+def dataset(tmp_path_factory):
+    """13 videos of 4 to 9 frames, of several shapes, stored at clip.short_side or not."""
+    shapes = [(16, 22), (22, 16), (16, 16), (24, 40), (12, 13)]
+    videos = []
+    for i in range(13):
+        height, width = shapes[i % 5]
+        videos.append(encode(make_video(i, 4 + i % 6, height, width), i, height, width))
+    return write_dataset(tmp_path_factory.mktemp('videos'), videos)
+
+
+def train(dataset, *, clip=CLIP, augment=JITTER, batch_size=4, seed=0, num_steps=4, **kwargs):
+    return list(
+        pipeline.train_batches(
+            dataset,
+            'train',
+            clip=clip,
+            augment=augment,
+            batch_size=batch_size,
+            seed=seed,
+            num_steps=num_steps,
+            num_threads=2,
+            **kwargs,
+        )
+    )
+
+
+def evaluate(dataset, *, clip=CLIP, views=(1, 1), batch_size=4, **kwargs):
+    return list(
+        pipeline.eval_batches(
+            dataset, 'train', clip=clip, views=views, batch_size=batch_size, **kwargs
+        )
+    )
+
+
+def digest(batch):
+    sha = hashlib.sha256()
+    for name in sorted(batch):
+        sha.update(f'{name} {batch[name].dtype} {batch[name].shape}'.encode())
+        sha.update(np.ascontiguousarray(batch[name]).tobytes())
+    return sha.hexdigest()
+
+
+def join(parts):
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+# --- The stream of training batches. ---
+
+
+def test_a_batch_is_what_it_should_be(dataset):
+    batch = train(dataset, num_steps=1)[0]
+    shapes = {name: (array.dtype.name, array.shape) for name, array in batch.items()}
+    assert shapes == {
+        'video': ('uint8', (4, 3, 10, 10, 3)),  # ceil(8 / 0.8)
+        'box': ('float32', (4, 4)),
+        'label': ('int32', (4,)),
+        'mask': ('float32', (4,)),
+        'position': ('int32', (4,)),
+    }
+    assert batch['mask'].tolist() == [1] * 4
+    assert batch['position'].tolist() == [0, 1, 2, 3]
+
+
+@given(st.integers(1, 13), st.integers(0, 2**32 - 1))
+@settings(max_examples=6, deadline=None)
+def test_every_epoch_is_a_permutation(dataset, batch_size, seed):
+    num_steps = -(-39 // batch_size)
+    batches = train(dataset, augment=NEUTRAL, batch_size=batch_size, seed=seed, num_steps=num_steps)
+    stream = join(batches)
+    assert stream['position'].tolist() == list(range(num_steps * batch_size))
+    # Green says which video it is.
+    videos = np.rint(stream['video'][..., 1].mean((1, 2, 3)) / 5).astype(int)[:39]
+    epochs = videos.reshape(3, 13)
+    assert (np.sort(epochs) == np.arange(13)).all()
+    assert (epochs[0] != epochs[1]).any()
+    np.testing.assert_array_equal(stream['label'][:39], videos % 5)
+
+
+@given(st.integers(0, 9), st.sampled_from(sampling.ORDERS))
+@settings(max_examples=5, deadline=None)
+def test_resumed_batches_are_the_same_bytes(dataset, start_step, order):
+    clip = CLIP | {'order': order}
+    straight = train(dataset, clip=clip, num_steps=10)
+    resumed = train(dataset, clip=clip, start_step=start_step, num_steps=10 - start_step)
+    assert [digest(b) for b in resumed] == [digest(b) for b in straight[start_step:]]
+    assert len({digest(b) for b in straight}) == 10
+
+
+def test_sections_of_a_config_will_do(dataset):
+    clip, augment = ConfigDict(CLIP), ConfigDict(JITTER)
+    clip.fps = config_dict.placeholder(float)
+    assert digest(train(dataset, clip=clip, augment=augment)[0]) == digest(train(dataset)[0])
+
+
+def test_late_steps_need_no_skipping(dataset):
+    late = train(dataset, start_step=3_000_000, num_steps=1)[0]
+    assert late['position'].tolist() == [12_000_000 + i for i in range(4)]
+
+
+def test_another_seed_is_another_stream(dataset):
+    assert digest(train(dataset, seed=0)[0]) != digest(train(dataset, seed=1)[0])
+
+
+@pytest.mark.parametrize('num_hosts', [2, 4])
+def test_hosts_share_the_global_batch(dataset, num_hosts):
+    whole = train(dataset, num_steps=8)  # 32 examples: two and a half epochs.
+    parts = [train(dataset, num_steps=8, host=h, num_hosts=num_hosts) for h in range(num_hosts)]
+    for step, batch in enumerate(whole):
+        assert digest(join([part[step] for part in parts])) == digest(batch)
+
+
+def test_the_stream_is_endless_by_default(dataset):
+    batches = pipeline.train_batches(
+        dataset, 'train', clip=CLIP, augment=NEUTRAL, batch_size=13, seed=0
+    )
+    assert len(list(itertools.islice(batches, 5))) == 5
+
+
+def test_time(dataset):
+    """The frames of a clip are those that the stride, the rate and the order say."""
+
+    def reds(**changes):
+        batch = join(train(dataset, clip=CLIP | changes, augment=NEUTRAL))
+        return np.rint((batch['video'][..., 0].mean((2, 3)) - 10) / 20).astype(int)
+
+    forward = reds()
+    # Four frames or more, so only the third sampled frame may have begun again.
+    assert (forward[:, 1] - forward[:, 0] == 2).all()
+    again = forward[:, 2] - forward[:, 1]
+    assert set(again.tolist()) == {2, 2 - 4}  # Videos of 4 frames begin again, others of 5 fit.
+    np.testing.assert_array_equal(reds(order='reversed'), forward[:, ::-1])
+    np.testing.assert_array_equal(reds(stride=7, fps=12.5), forward)
+    still = reds(order='still')
+    assert (still == still[:, :1]).all()
+    assert (still[:, :1] == forward).any(1).all()
+    assert len(set((still[:, :1] == forward).argmax(1).tolist())) == 3
+    np.testing.assert_array_equal(np.sort(reds(order='shuffled')), np.sort(forward))
+
+
+# --- Geometry. ---
+
+
+def configured(short_side, size, scale_jitter, random_crop):
+    clip = pipeline.Clip(**CLIP | {'short_side': short_side, 'size': size})
+    augment = pipeline.Augment(
+        **NEUTRAL | {'scale_jitter': scale_jitter, 'random_crop': random_crop}
+    )
+    return clip, augment
+
+
+@given(
+    size=st.integers(1, 64),
+    margin=st.integers(0, 30),
+    longer=st.integers(0, 80),
+    least=st.floats(0.3, 1.2),
+    more=st.floats(0, 1),
+    random_crop=st.booleans(),
+    tall=st.booleans(),
+    draw=st.integers(0, 1000),
+)
+@settings(max_examples=40, deadline=None)
+def test_regions_lie_in_windows_and_windows_in_frames(
+    size, margin, longer, least, more, random_crop, tall, draw
+):
+    clip, augment = configured(size + margin, size, (least, least + more), random_crop)
+    shape = [clip.short_side + longer * tall, clip.short_side + longer * (not tall)]
+    corner, box = pipeline.draw_region(
+        *shape, clip=clip, augment=augment, seed=tf.constant([1, draw])
+    )
+    window = pipeline.window_size(clip, augment)
+    corner, (origin, region) = corner.numpy(), np.split(box.numpy(), 2)
+    assert (corner >= 0).all()
+    assert (corner + window <= shape).all()
+    assert (origin >= 0).all()
+    assert (origin == np.rint(origin)).all()
+    assert (origin + region <= window + 1e-4).all()
+    smallest = min(size / (least + more), window)
+    assert (region >= smallest - 1e-3).all()
+    assert (region <= min(size / least, window) + 1e-3).all()
+
+
+def test_without_zoom_the_region_is_whole_pixels_anywhere():
+    clip, augment = configured(12, 9, (1.0, 1.0), True)
+    draw = tf.function(
+        lambda i: pipeline.draw_region(12, 14, clip=clip, augment=augment, seed=tf.stack([0, i]))
+    )
+    corners = []
+    for i in range(600):
+        corner, box = draw(tf.constant(i))
+        assert box.numpy().tolist() == [0, 0, 9, 9]
+        corners.append(tuple(corner.numpy()))
+    counts = [corners.count(place) for place in itertools.product(range(4), range(6))]
+    assert sum(counts) == 600
+    assert min(counts) >= 8  # 25 expected, standard deviation 5
+
+
+def test_zoom_covers_its_range_in_both_axes_alone():
+    clip, augment = configured(256, 224, (0.9, 1.33), True)
+    draw = tf.function(
+        lambda i: pipeline.draw_region(256, 340, clip=clip, augment=augment, seed=tf.stack([0, i]))[
+            1
+        ][2:]
+    )
+    zooms = 224 / np.stack([draw(tf.constant(i)).numpy() for i in range(500)])
+    assert np.abs(zooms.mean(0) - 1.115).max() < 0.03
+    assert zooms.min(0).max() < 0.92
+    assert zooms.max(0).min() > 1.31
+    assert abs(np.corrcoef(zooms.T)[0, 1]) < 0.15
+
+
+def photograph(height, width):
+    """A smooth random picture, without two places that look the same."""
+    coarse = np.random.default_rng(0).uniform(0, 255, (height // 6, width // 6, 3))
+    return tf.saturate_cast(tf.image.resize(coarse, (height, width), 'bicubic'), tf.uint8)
+
+
+def test_windows_are_cut_out_of_the_frame():
+    frame = jpeg(photograph(16, 40))
+    whole = tf.io.decode_jpeg(frame).numpy()
+    clip, augment = pipeline.Clip(**CLIP), pipeline.Augment(**JITTER)
+    decode = tf.function(
+        lambda record, i: pipeline._training_example(record, i, clip=clip, augment=augment, seed=0)[
+            'video'
+        ]
+    )
+    found = set()
+    for i in range(20):
+        window = decode(tf.constant(encode([frame], 0, 16, 40)), tf.constant(i, tf.int64))
+        # The outermost pixels' colours have no neighbours to be interpolated with.
+        inner = window.numpy()[:, 1:-1, 1:-1]
+        places = [
+            (top, left)
+            for top, left in itertools.product(range(7), range(31))
+            if (inner == whole[None, top + 1 : top + 9, left + 1 : left + 9]).all()
+        ]
+        assert len(places) == 1
+        found.add(places[0])
+    assert len({top for top, _ in found}) > 3
+    assert len({left for _, left in found}) > 8
+
+
+def test_both_ways_of_decoding_agree():
+    """Frames stored at the right size are decoded in the window only; others are resized."""
+    frame = tf.constant(jpeg(photograph(32, 46)))
+    whole = tf.io.decode_jpeg(frame).numpy()
+    shape = tf.constant(32), tf.constant(46)
+    fast = pipeline._decode([frame], shape, 32, tf.constant([3, 7, 20, 24])).numpy()[0]
+    np.testing.assert_array_equal(fast[1:-1, 1:-1], whole[4:22, 8:30])
+    slow = pipeline._decode([frame], shape, 16, tf.constant([2, 3, 10, 12])).numpy()[0]
+    half = tf.image.resize(whole, (16, 23), antialias=True).numpy()[2:12, 3:15]
+    np.testing.assert_array_equal(slow, np.rint(half))
+
+
+def test_small_and_odd_frames_are_scaled_to_the_short_side():
+    assert [int(x) for x in pipeline.resized_shape(47, 83, 32)] == [32, 56]
+    assert [int(x) for x in pipeline.resized_shape(83, 47, 32)] == [56, 32]
+    assert [int(x) for x in pipeline.resized_shape(5, 5, 32)] == [32, 32]
+
+
+@pytest.mark.parametrize(('height', 'width'), [(10, 17), (17, 10), (10, 10), (9, 8)])
+def test_view_corners(height, width):
+    def corners(num_views):
+        return pipeline.view_corners(height, width, size=7, num_views=num_views).numpy().tolist()
+
+    middle = [-(-(height - 7) // 2), -(-(width - 7) // 2)]
+    assert corners(1) == [middle]
+    three, five = corners(3), corners(5)
+    assert three[1] == middle
+    along = int(width >= height)
+    end = (height, width)[along] - 7
+    for views in (three, five):
+        assert [view[along] for view in (views[0], views[-1])] == [0, end]
+        assert {view[1 - along] for view in views} == {middle[1 - along]}
+
+
+def test_views_equal_scenics():
+    """Frames, crops and their order against arrays that Scenic's own pipeline made."""
+    if not PREPROCESS.exists():
+        pytest.skip(f'{PREPROCESS.name} is not here')
+    oracle = np.load(PREPROCESS, allow_pickle=False)
+    video, expected = oracle['video'], oracle['three_crops_two_clips_uint8']
+    num_frames, size = expected.shape[1:3]
+    timing = {'num_frames': num_frames, 'step': 2}
+    middle = sampling.view_starts(len(video), **timing, num_views=1)[0]
+    middle = sampling.frame_indices(middle, len(video), **timing, short_clips='loop')
+    np.testing.assert_array_equal(video[middle], oracle['middle_clip'])
+    shape = pipeline.resized_shape(*video.shape[1:3], 32)
+
+    def crop(frames, corner):
+        # Scenic resizes without anti-aliasing and truncates.
+        frames = tf.cast(tf.image.resize(frames, shape), tf.uint8).numpy()
+        top, left = corner.numpy()
+        return frames[:, top : top + size, left : left + size]
+
+    centre = pipeline.view_corners(*shape, size=size, num_views=1)[0]
+    np.testing.assert_array_equal(crop(video[middle], centre), oracle['center_crop'])
+    corners = pipeline.view_corners(*shape, size=size, num_views=3)
+    starts = sampling.view_starts(len(video), **timing, num_views=2)
+    clips = [
+        video[sampling.frame_indices(start, len(video), **timing, short_clips='loop')]
+        for start in starts
+    ]
+    views = [crop(clip, corner) for corner in corners for clip in clips]
+    np.testing.assert_array_equal(np.stack(views), expected)
+
+
+# --- Evaluation. ---
+
+
+@given(
+    num_videos=st.integers(1, 13),
+    per_host=st.integers(1, 5),
+    num_hosts=st.sampled_from([1, 2, 3]),
+)
+@settings(max_examples=6, deadline=None)
+def test_evaluation_counts_every_video_once(
+    dataset, num_videos, per_host, num_hosts, tmp_path_factory
+):
+    read = records.VideoRecords(dataset, 'train').read
+    some = write_dataset(tmp_path_factory.mktemp('some'), read(range(num_videos)), num_shards=1)
+    hosts = [
+        evaluate(some, batch_size=per_host * num_hosts, host=host, num_hosts=num_hosts)
+        for host in range(num_hosts)
+    ]
+    assert len({len(batches) for batches in hosts}) == 1
+    assert all(len(b['mask']) == per_host for batches in hosts for b in batches)
+    everything = join([join(batches) for batches in hosts])
+    counted = everything['mask'] > 0
+    assert sorted(everything['index'][counted]) == list(range(num_videos))
+    assert not everything['video'][~counted].any()
+    assert (everything['index'][~counted] >= num_videos).all()
+    green = np.rint(everything['video'][counted][..., 1].mean((1, 2, 3, 4)) / 5).astype(int)
+    np.testing.assert_array_equal(green, everything['index'][counted])
+    np.testing.assert_array_equal(everything['label'][counted], green % 5)
+
+
+def test_views_are_crop_major_and_one_file_gives_the_same(dataset):
+    """Red tells the frame, and blue the place, of every view."""
+    clip = CLIP | {'num_frames': 2, 'stride': 1}
+    batch = join(evaluate(dataset, clip=clip, views=(2, 3), batch_size=3))
+    assert batch['video'].shape == (15, 6, 2, 8, 8, 3)
+    read = records.VideoRecords(dataset, 'train').read
+    for i, record in enumerate(read(range(13))):
+        views = pipeline.decode_views(record, clip=clip, views=(2, 3))
+        np.testing.assert_array_equal(views, batch['video'][i])
+    first = batch['video'][0].astype(float)  # 4 frames of 16 x 22, at the right size.
+    red = np.rint((first[..., 0].mean((2, 3)) - 10) / 20).astype(int)
+    assert red.tolist() == [[0, 1], [2, 3]] * 3
+    blue = first[:, 0, :, 0, 2].mean(1) / 255 * 21
+    np.testing.assert_allclose(blue, [0, 0, 7, 7, 14, 14], atol=0.5)
+
+
+@pytest.mark.parametrize('order', ['still', 'shuffled', 'reversed'])
+def test_one_file_gives_the_same_in_other_orders(dataset, order):
+    clip = CLIP | {'order': order}
+    batch = join(evaluate(dataset, clip=clip, views=(2, 1)))
+    record = records.VideoRecords(dataset, 'train').read([7])[0]
+    views = pipeline.decode_views(record, clip=clip, views=(2, 1), index=7)
+    np.testing.assert_array_equal(views, batch['video'][7])
+
+
+# --- Broken records. ---
+
+
+def test_only_the_sampled_frames_are_decoded(tmp_path):
+    clean = make_video(1, 5)
+    poisoned = [frame if i % 2 == 0 else b'no picture' for i, frame in enumerate(clean)]
+    # Five frames hold one training clip of three frames two apart; evaluation starts at 0 as well.
+    sets = [
+        write_dataset(tmp_path / name, [encode(frames, 1)], num_shards=1)
+        for name, frames in (('clean', clean), ('poisoned', poisoned))
+    ]
+    a, b = (train(s, batch_size=1, num_steps=3) for s in sets)
+    assert [digest(batch) for batch in a] == [digest(batch) for batch in b]
+    a, b = (evaluate(s, views=(1, 3), batch_size=1) for s in sets)
+    assert [digest(batch) for batch in a] == [digest(batch) for batch in b]
+    assert b[0]['mask'].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    'broken',
+    [
+        lambda good: encode([b'no picture'] * 6, 3),
+        lambda good: encode([frame[: len(frame) // 2] for frame in make_video(3, 6)], 3),
+        lambda good: encode([], 3),
+        lambda good: good[: len(good) // 2],
+        lambda good: b'no example',
+    ],
+    ids=['garbage', 'truncated frames', 'no frames', 'truncated', 'no example'],
+)
+def test_undecodable_records_are_zeros_of_mask_0(tmp_path, caplog, broken):
+    good = [encode(make_video(i, 6), i) for i in range(6)]
+    bad = list(good)
+    bad[3] = broken(good[3])
+    sets = [write_dataset(tmp_path / name, data) for name, data in (('good', good), ('bad', bad))]
+    wide = JITTER | {'scale_jitter': (0.5, 0.6)}
+    expected, found = (join(train(s, augment=wide, num_steps=3)) for s in sets)
+    lost = found['mask'] == 0
+    assert lost.sum() == 2  # 12 examples are two epochs.
+    assert not found['video'][lost].any()
+    for name in expected:
+        np.testing.assert_array_equal(found[name][~lost], expected[name][~lost])
+    np.testing.assert_array_equal(found['position'], np.arange(12))
+    assert any('record 3' in message for message in caplog.messages)
+    seen = join(evaluate(sets[1]))
+    assert seen['mask'].tolist() == [1, 1, 1, 0, 1, 1, 0, 0]
+    # Resuming behind the failure gives the same bytes as having met it.
+    again = join(train(sets[1], augment=wide, start_step=1, num_steps=2))
+    assert digest(again) == digest({name: array[4:] for name, array in found.items()})
+
+
+def test_a_damaged_shard_loses_only_its_damaged_record(tmp_path):
+    good = [encode(make_video(i, 6), i) for i in range(6)]
+    damaged = write_dataset(tmp_path, good, num_shards=1)
+    shard = next(tmp_path.glob('*.array_record'))
+    content = bytearray(shard.read_bytes())
+    at = content.index(good[2]) + len(good[2]) // 2
+    content[at] ^= 0xFF
+    shard.write_bytes(content)
+    seen = join(evaluate(damaged, batch_size=6))
+    assert seen['mask'].tolist() == [1, 1, 0, 1, 1, 1]
+    assert not seen['video'][2].any()
+
+
+# --- Bad input. ---
+
+
+@pytest.mark.parametrize(
+    ('section', 'changes', 'words'),
+    [
+        ('clip', {'size': 17}, 'clip.size=17'),
+        ('clip', {'stride': 0}, 'clip.stride'),
+        ('clip', {'fps': -1.0}, 'clip.fps'),
+        ('clip', {'short_clips': 'mirror'}, 'mirror'),
+        ('clip', {'order': 'random'}, 'random'),
+        ('augment', {'scale_jitter': (1.2, 0.8)}, 'scale_jitter'),
+        ('augment', {'flip': 50.0}, 'augment.flip'),
+        ('', {'batch_size': 5, 'num_hosts': 2}, 'batch_size=5'),
+        ('', {'seed': -1}, 'seed'),
+        ('', {'host': 1}, 'host=1'),
+    ],
+)
+def test_impossible_settings_are_named(dataset, section, changes, words):
+    kwargs = {'clip': CLIP, 'augment': NEUTRAL, 'batch_size': 4, 'seed': 0}
+    kwargs |= {section: kwargs[section] | changes} if section else changes
+    with pytest.raises(UserError, match=words):
+        pipeline.train_batches(dataset, 'train', **kwargs)
+
+
+def test_unknown_splits_and_views_are_named(dataset):
+    with pytest.raises(UserError, match="no split 'test'"):
+        pipeline.eval_batches(dataset, 'test', clip=CLIP, views=(1, 1), batch_size=1)
+    with pytest.raises(UserError, match='views'):
+        pipeline.eval_batches(dataset, 'train', clip=CLIP, views=(0, 1), batch_size=1)
