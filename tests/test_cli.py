@@ -1,0 +1,177 @@
+import errno
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from vjax import cli
+from vjax.errors import UserError
+
+CONFIG = """
+    from ml_collections import ConfigDict, config_dict
+
+    def get_config(arg=''):
+        if arg == 'broken':
+            raise ValueError('no such variant: broken')
+        if arg == 'user':
+            from vjax.errors import UserError
+            raise UserError('variant=Z/16 is not a variant.')
+        return ConfigDict(dict(
+            name=arg, seed=0, rate=0.1, on=False, fps=config_dict.placeholder(float),
+            model=dict(depth=2, widths=(1, 2)),
+        ))
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(textwrap.dedent(CONFIG))
+    return str(path)
+
+
+def make_parser():
+    parser = cli.parser('What it does.')
+    cli.add_config(parser)
+    parser.add_argument('--workdir')
+    parser.add_argument('files', nargs='*')
+    return parser
+
+
+def test_parse_args_accepts_both_spellings():
+    argv = ['--config', 'a.py:x', '--config.a.b', '3', 'FILE', '--config.c=d=e', '--workdir=W']
+    args, overrides = cli.parse_args(make_parser(), argv)
+    assert (args.config, args.workdir, args.files) == ('a.py:x', 'W', ['FILE'])
+    assert overrides == ['--config.a.b=3', '--config.c=d=e']
+    args, overrides = cli.parse_args(make_parser(), ['--config=a.py', '--config.x', '-1'])
+    assert (args.config, overrides) == ('a.py', ['--config.x=-1'])
+    args, overrides = cli.parse_args(make_parser(), ['--config=a.py', '--', '--config.x=1'])
+    assert (args.files, overrides) == (['--config.x=1'], [])
+
+
+@pytest.mark.parametrize(
+    'argv',
+    [
+        ['--config=a.py', '--wrkdir=W'],
+        ['--config=a.py', '--work=W'],
+        ['--config=a.py', '--config.x'],
+        ['--config=a.py', '--configs.x=1'],
+        ['--workdir=W'],
+    ],
+)
+def test_parse_args_refuses_what_it_does_not_know(argv, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.parse_args(make_parser(), argv)
+    assert exit_info.value.code == 2
+    assert 'usage:' in capsys.readouterr().err
+
+
+def test_an_override_needs_a_config(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse_args(cli.parser('No config here.'), ['--config.x=1'])
+    assert '--config.x=1' in capsys.readouterr().err
+
+
+def test_load_config_applies_overrides_in_order(config_file):
+    overrides = ['seed=1', 'on=true', 'fps=12.5', 'model.depth=3', 'model.widths=(4,)', 'seed=2']
+    config = cli.load_config(f'{config_file}:tiny', [f'--config.{o}' for o in overrides])
+    assert config.to_dict() == {
+        'name': 'tiny',
+        'seed': 2,
+        'rate': 0.1,
+        'on': True,
+        'fps': 12.5,
+        'model': {'depth': 3, 'widths': (4,)},
+    }
+    assert config.is_locked
+    assert cli.load_config(config_file, []).name == ''
+
+
+@pytest.mark.parametrize(
+    ('override', 'words'),
+    [
+        ('--config.modle.depth=4', ['--config.modle.depth', "'modle'", "did you mean 'model'"]),
+        ('--config.model.dpth=4', ["'dpth'", 'config.model', "'depth'"]),
+        ('--config.qqqq=4', ["'qqqq'", 'seed']),
+        ('--config.seed=four', ['--config.seed=four']),
+        ('--config.model.depth=2.5', ['--config.model.depth=2.5']),
+        ('--config.on=maybe', ['--config.on=maybe']),
+        ('--config.seed', ['--config.seed']),
+        ('--config.seed.deeper=1', ['--config.seed.deeper', 'config.seed is the value 0']),
+        ('--config.model=3', ['--config.model=3']),
+    ],
+)
+def test_a_wrong_override_is_one_sentence_that_names_the_key(config_file, override, words):
+    with pytest.raises(UserError) as error:
+        cli.load_config(config_file, [override])
+    sentence = str(error.value)
+    assert '\n' not in sentence
+    for word in words:
+        assert word in sentence
+
+
+def test_a_config_that_does_not_load_is_one_sentence(tmp_path, config_file):
+    with pytest.raises(UserError, match=r"no config file '.*nothing\.py'"):
+        cli.load_config(str(tmp_path / 'nothing.py') + ':tiny', [])
+    with pytest.raises(UserError, match=r'line 6\): ValueError: no such variant: broken\.$'):
+        cli.load_config(f'{config_file}:broken', [])
+    with pytest.raises(UserError, match=r'^variant=Z/16 is not a variant\.$'):
+        cli.load_config(f'{config_file}:user', [])
+    (tmp_path / 'syntax.py').write_text('\nthis is no python\n')
+    with pytest.raises(UserError, match=r'line 2.*SyntaxError'):
+        cli.load_config(str(tmp_path / 'syntax.py'), [])
+    (tmp_path / 'imports.py').write_text('import no_such_module\n')
+    with pytest.raises(UserError, match='no_such_module'):
+        cli.load_config(str(tmp_path / 'imports.py'), [])
+    (tmp_path / 'reads.py').write_text('def get_config():\n    open("missing.json")\n')
+    with pytest.raises(UserError, match=r'line 2.*FileNotFoundError.*missing\.json'):
+        cli.load_config(str(tmp_path / 'reads.py'), [])
+    (tmp_path / 'none.py').write_text('def get_config():\n    pass\n')
+    with pytest.raises(UserError, match='must return'):
+        cli.load_config(str(tmp_path / 'none.py'), [])
+    (tmp_path / 'empty.py').write_text('x = 1\n')
+    with pytest.raises(UserError, match='get_config'):
+        cli.load_config(str(tmp_path / 'empty.py'), [])
+
+
+@pytest.mark.parametrize(
+    ('outcome', 'code', 'stderr'),
+    [
+        (None, 0, ''),
+        (3, 3, ''),
+        (UserError('no such thing.'), 2, 'error: no such thing.\n'),
+        (KeyboardInterrupt(), 130, 'interrupted\n'),
+        (
+            OSError(errno.ENOSPC, 'No space left on device', 'out/a.bin'),
+            2,
+            'error: the disk is full: could not write out/a.bin; '
+            'free some space and run the same command again.\n',
+        ),
+    ],
+)
+def test_run_turns_outcomes_into_exit_codes(outcome, code, stderr, capsys):
+    def main(argv):
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    with pytest.raises(SystemExit) as exit_info:
+        cli.run(main)
+    assert exit_info.value.code == code
+    assert capsys.readouterr().err == stderr
+
+
+def test_run_leaves_bugs_alone():
+    def main(argv):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), 'secret')
+
+    with pytest.raises(PermissionError):
+        cli.run(main)
+
+
+def test_importing_cli_is_light():
+    code = 'import sys, vjax.cli; print([m for m in ("tensorflow", "jax") if m in sys.modules])'
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == '[]'

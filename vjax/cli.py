@@ -1,0 +1,232 @@
+"""What every entry point does at its edge: arguments, configs, errors and exit codes.
+
+An entry point is a module with a `main(argv)`:
+
+    def main(argv: list[str]) -> None:
+        parser = cli.parser(__doc__)
+        cli.add_config(parser)
+        parser.add_argument('--workdir', required=True, help='where the run lives')
+        args, overrides = cli.parse_args(parser, argv)
+        config = cli.load_config(args.config, overrides)
+        ...
+
+    if __name__ == '__main__':
+        cli.run(main)
+
+Exit codes: 0 done, 2 the user can fix it (one `error: ...` line on stderr), 130 interrupted; a bug
+keeps its traceback and exits with 1. Importing this module imports neither TensorFlow nor jax.
+"""
+
+import argparse
+import difflib
+import errno
+import logging
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+from vjax.errors import UserError
+
+_PREFIX = '--config.'
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Runs `main` on the command line's arguments and exits; see the module for the codes."""
+    # Before anything imports TensorFlow: only its errors are news to the user.
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # Announces itself otherwise.
+    os.environ.setdefault('GRPC_VERBOSITY', 'ERROR')
+    # Results go to stdout, what happens meanwhile to stderr. Orbax logs, with tracebacks, what it
+    # raises anyway.
+    logging.basicConfig(format='%(message)s', level=logging.WARNING, force=True)
+    logging.getLogger('vjax').setLevel(logging.INFO)
+    logging.getLogger('absl').setLevel(logging.CRITICAL)
+    try:
+        code = main(sys.argv[1:]) or 0
+        sys.stdout.flush()
+    except UserError as error:
+        code = _complain(str(error))
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has left; Python must not complain at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        code = _complain(full_disk(error.filename))
+    sys.exit(code)
+
+
+def full_disk(filename: str | os.PathLike | None) -> str:
+    """The sentence for a full disk, with the file that did not fit where it is known."""
+    what = f'could not write {os.fspath(filename)}' if filename else 'a file could not be written'
+    return f'the disk is full: {what}; free some space and run the same command again.'
+
+
+def _complain(sentence: str) -> int:
+    print(f'error: {sentence}', file=sys.stderr)
+    return 2
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """An argument parser that shows the module's docstring `doc` as it is written."""
+    spec = getattr(sys.modules['__main__'], '__spec__', None)
+    return argparse.ArgumentParser(
+        prog=f'python -m {spec.name}' if spec else None,
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Adds `--config`, and says in the help how its keys are overridden."""
+    parser.add_argument(
+        '--config',
+        required=required,
+        metavar='FILE.py[:ARG]',
+        help='the experiment: a Python file with get_config(arg); ARG is handed to it',
+    )
+    parser.epilog = (
+        'Any key of the config is set by --config.KEY=VALUE: --config.model.dropout=0.1.'
+    )
+
+
+def parse_args(
+    parser: argparse.ArgumentParser, argv: list[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """Parses `argv`; returns the known arguments and the overrides of the config.
+
+    `--config.KEY=VALUE` and `--config.KEY VALUE` both come back as '--config.KEY=VALUE'. Any other
+    unknown argument is an error of the parser (usage on stderr, exit code 2), and so is an override
+    where the parser has no `--config`.
+    """
+    known, overrides = [], []
+    rest = iter(range(len(argv)))
+    for i in rest:
+        arg = argv[i]
+        if arg == '--':
+            known += argv[i:]
+            break
+        if not arg.startswith(_PREFIX):
+            known.append(arg)
+        elif '=' in arg:
+            overrides.append(arg)
+        elif i + 1 < len(argv) and not argv[i + 1].startswith('--'):
+            overrides.append(f'{arg}={argv[next(rest)]}')
+        else:
+            parser.error(f'argument {arg}: expected {arg}=VALUE')
+    args = parser.parse_args(known)
+    if overrides and getattr(args, 'config', None) is None:
+        parser.error(f'argument {overrides[0]}: there is no --config to override')
+    return args, overrides
+
+
+def load_config(config_arg: str, overrides: list[str]) -> config_dict.ConfigDict:
+    """Loads 'FILE.py[:ARG]', applies '--config.KEY=VALUE' overrides in order, and locks the result.
+
+    Raises:
+      UserError: no such file, an error inside it, a key that it does not have, or a value of
+        another type; the sentence names the file or the key.
+    """
+    path = config_arg.split(':', 1)[0]
+    if not pathlib.Path(path).is_file():
+        raise UserError(f'--config={config_arg}: there is no config file {path!r}.')
+    config = _load(config_arg, [])
+    if not overrides:
+        return config
+    for override in overrides:
+        key, equals, _ = override.removeprefix(_PREFIX).partition('=')
+        if not override.startswith(_PREFIX) or not equals:
+            raise UserError(f'{override!r} is not of the form --config.KEY=VALUE.')
+        _check_key(config, key)
+    return _load(config_arg, overrides)
+
+
+def _load(config_arg: str, overrides: list[str]) -> config_dict.ConfigDict:
+    """One pass of ml_collections' own flag parser, on flags that nobody else sees."""
+    argv = ['vjax', f'--config={config_arg}', *overrides]
+    path = config_arg.split(':', 1)[0]
+    values = flags.FlagValues()
+    # ml_collections runs a file inside the last one's module, whose names would still be there.
+    sys.modules.pop('config_config', None)
+    config_flags.DEFINE_config_file(
+        'config', flag_values=values, lock_config=True, sys_argv=list(argv)
+    )
+    try:
+        values(argv)
+        # A failure to read a file is raised by the first access only.
+        getattr(values.config, 'keys', None)
+    except Exception as error:
+        cause = _original(error)
+        if isinstance(cause, UserError):
+            raise cause from None
+        if overrides:
+            # absl's errors begin with 'flag --config.KEY=VALUE: '.
+            text = str(error).removeprefix('flag ')
+            key = '' if _PREFIX in text else f'{" ".join(overrides)}: '
+            raise UserError(key + _sentence(text)) from error
+        frames = traceback.extract_tb(cause.__traceback__)
+        lines = [f.lineno for f in frames if os.path.basename(f.filename) == os.path.basename(path)]
+        if isinstance(cause, SyntaxError):
+            lines.append(cause.lineno)
+        where = f', line {lines[-1]}' if lines else ''
+        raise UserError(
+            f'--config={config_arg} does not load ({path}{where}): '
+            f'{type(cause).__name__}: {_sentence(str(cause))}'
+        ) from error
+    if not isinstance(values.config, config_dict.ConfigDict):
+        raise UserError(f'{path}: get_config must return an ml_collections.ConfigDict.')
+    return values.config
+
+
+_WRAPPERS = ('Error whilst parsing config file', 'Configuration is not available')
+
+
+def _original(error: BaseException) -> BaseException:
+    """What get_config raised: ml_collections and absl each wrap it in a text of their own."""
+    while isinstance(error, flags.Error) or str(error).startswith(_WRAPPERS):
+        inner = error.__cause__ or error.__context__
+        if inner is None:
+            break
+        error = inner
+    return error
+
+
+def _sentence(text: str) -> str:
+    """A message of somebody else's on one line, ended by a full stop."""
+    text = ' '.join(text.split())
+    return text if text.endswith(('.', '?', '!')) else f'{text}.'
+
+
+def _check_key(config: config_dict.ConfigDict, key: str) -> None:
+    """Raises UserError if the dotted `key` is not in `config`, naming the nearest that is."""
+    at, done = config, []
+    for part in key.split('.'):
+        # 'rules[0]' indexes a list: ml_collections checks the index itself.
+        name = part.split('[', 1)[0]
+        inside = f'config.{".".join(done)}'.rstrip('.')
+        if isinstance(at, str | int | float | None):
+            raise UserError(f'{_PREFIX}{key}: {inside} is the value {at!r} and has no keys.')
+        if not isinstance(at, Mapping | config_dict.ConfigDict):
+            return  # An object or a sequence: ml_collections finds its attributes.
+        if name not in at:
+            near = difflib.get_close_matches(name, map(str, at), n=1, cutoff=0.5)
+            hint = (
+                f'did you mean {near[0]!r}?'
+                if near
+                else f'it has {", ".join(sorted(map(str, at)))}.'
+            )
+            raise UserError(f'{_PREFIX}{key}: there is no key {name!r} in {inside}; {hint}')
+        if part != name:
+            return
+        at = at[name]
+        done.append(name)
