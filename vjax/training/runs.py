@@ -12,7 +12,7 @@ import ml_collections
 from vjax import models
 from vjax.config import clip_shape
 from vjax.errors import UserError
-from vjax.training import reporting
+from vjax.training import reporting, sharding
 from vjax.training.checkpoints import Checkpoints, DamagedCheckpoint
 from vjax.training.rules import path_name
 
@@ -27,8 +27,7 @@ class Run(NamedTuple):
         classes: class names; the index is the class id.
         settings: how its videos were prepared (short side, JPEG quality).
         model: the model.
-        params: its parameters on this process's first device; their moving average where the run
-            kept one.
+        params: its parameters; their moving average where the run kept one.
         step: the finished steps of the checkpoint.
     """
 
@@ -69,10 +68,13 @@ def init_params(model: Any, config: ml_collections.ConfigDict) -> Any:
     return model.init(jax.random.key(config.seed), clip)['params']
 
 
-def load_run(workdir: str | Path, which: str = 'latest') -> Run:
+def load_run(
+    workdir: str | Path, which: str = 'latest', where: jax.sharding.Sharding | None = None
+) -> Run:
     """The model of a run at its `latest` or `best` checkpoint, or at a step given by its number.
 
-    A damaged latest checkpoint is said in the log, and the one before it is taken.
+    A damaged latest checkpoint is said in the log, and the one before it is taken. The parameters are
+    put `where` it says, by default on this process's first device.
 
     Raises:
         UserError: the workdir holds no such checkpoint, or only damaged ones.
@@ -83,9 +85,9 @@ def load_run(workdir: str | Path, which: str = 'latest') -> Run:
     checkpoints = Checkpoints(workdir)
     try:
         steps = _candidates(checkpoints, workdir, which)
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        where = where or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         params = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
             jax.eval_shape(lambda: init_params(model, config)),
         )
         abstract = {'params': params, 'ema': params if config.ema else None}
@@ -131,7 +133,7 @@ def start_from(workdir: str | Path, params: Any) -> tuple[Any, list[str]]:
 
     Args:
         workdir: of the run to start from; its latest checkpoint is taken.
-        params: the new model's fresh parameters.
+        params: the new model's fresh parameters, on their mesh.
 
     Returns:
         The parameters, and the paths of those that were not loaded.
@@ -139,7 +141,8 @@ def start_from(workdir: str | Path, params: Any) -> tuple[Any, list[str]]:
     Raises:
         UserError: the models differ in more than their classifier.
     """
-    source = load_run(workdir)
+    mesh = jax.tree.leaves(params)[0].sharding.mesh
+    source = load_run(workdir, where=sharding.replicated(mesh))
     given = {
         path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(source.params)
     }

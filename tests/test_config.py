@@ -1,0 +1,94 @@
+import pytest
+from ml_collections import ConfigDict
+
+from vjax import cli
+from vjax import config as configs
+from vjax.errors import UserError
+
+DIGITS = 'configs/vivit/moving_digits.py'
+
+
+@pytest.fixture
+def config():
+    return cli.load_config(f'{DIGITS}:tiny', [])
+
+
+def test_arguments_are_pairs_and_flags_of_the_defaults_types():
+    args = configs.parse_arg('variant=L/16x2,tiny,depth=4', variant='B/16x2', tiny=False, depth=2)
+    assert vars(args) == {'variant': 'L/16x2', 'tiny': True, 'depth': 4}
+    assert vars(configs.parse_arg(None, tiny=False)) == {'tiny': False}
+    assert configs.parse_arg('tiny=false', tiny=True).tiny is False
+
+
+@pytest.mark.parametrize(
+    ('arg', 'sentence'),
+    [
+        ('varaint=B/16x2', "did you mean 'variant'"),
+        ('variant', 'needs a value'),
+        ('tiny=maybe', 'is a flag'),
+        ('depth=two', "'two' is no int"),
+    ],
+)
+def test_a_wrong_argument_is_named(arg, sentence):
+    with pytest.raises(UserError, match=sentence):
+        configs.parse_arg(arg, variant='B/16x2', tiny=False, depth=2)
+
+
+@pytest.mark.parametrize('views', ['4', '4x', 'x3', '0x1', '4x3x2', 'axb', '-1x1'])
+def test_views_are_two_counts(views):
+    assert configs.parse_views('4x3') == (4, 3)
+    with pytest.raises(UserError, match='temporal x spatial'):
+        configs.parse_views(views)
+
+
+@pytest.mark.parametrize(
+    ('change', 'sentence'),
+    [
+        ('clip.num_frames=7', 'num_frames=7 is not divisible by 2 of tubelet'),
+        ('clip.size=40', None),
+        ('clip.size=44', 'height=44 is not divisible'),
+        ('clip.size=64', 'short_side'),
+        ('clip.order=backwards', 'order'),
+        ('clip.short_clips=repeat', 'short_clips'),
+        ('augment.flip=1.5', 'flip'),
+        ('model.name=vivid', "did you mean 'vivit'"),
+        ('model.attention=factorized_encoder', "did you mean 'factorised_encoder'"),
+        ('model.num_heads=3', 'num_heads=3 does not divide'),
+        ('batch_size=0', 'batch_size=0 should be at least 1'),
+        ('batch_size=7', None),
+        ('accumulate=3', 'accumulate=3'),
+        ('eval.views=3', 'temporal x spatial'),
+        ('num_steps=0', 'num_steps or config.num_epochs'),
+    ],
+)
+def test_a_value_that_cannot_work_is_named(change, sentence):
+    config = cli.load_config(f'{DIGITS}:tiny', [f'--config.{change}'])
+    if sentence is None:
+        configs.check(config)
+    else:
+        with pytest.raises(UserError, match=sentence):
+            configs.check(config)
+
+
+@pytest.mark.parametrize('section', [*configs.KEYS, 'clip', 'augment', 'model'])
+def test_no_section_takes_an_unknown_key_or_lacks_one(config, section):
+    extended = ConfigDict(config.to_dict())
+    (extended[section] if section else extended)['misspelt'] = 1
+    with pytest.raises(UserError, match='misspelt'):
+        configs.check(extended)
+    if section == 'model':
+        return  # Most of a model's fields have defaults.
+    for key in config[section] if section else config:
+        shortened = ConfigDict(config.to_dict())
+        del (shortened[section] if section else shortened)[key]
+        with pytest.raises((UserError, KeyError), match=key):
+            configs.check(shortened)
+
+
+def test_differences_name_what_must_not_change(config):
+    saved = config.to_dict()
+    current = config.to_dict()
+    current['optimizer']['learning_rate'] = 0.5
+    current['log_every'] = 7
+    current['eval']['every'] = 9
+    assert configs.differences(saved, current) == ['optimizer.learning_rate: 0.002 -> 0.5']

@@ -1,0 +1,62 @@
+"""What every command does before it does anything: --help, wrong arguments, exit codes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = ('train', 'evaluate', 'predict', 'prepare', 'describe', 'demo')
+CONFIG = '--config=configs/vivit/moving_digits.py'
+
+
+def run(command, *args):
+    return subprocess.run(
+        [sys.executable, '-m', f'vjax.{command}', *args], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_help_and_models_need_no_tensorflow():
+    modules = [f'vjax.{command}' for command in COMMANDS]
+    modules += ['vjax.models.vivit', 'vjax.training.step', 'vjax.data.pipeline']
+    code = f'import sys, {", ".join(modules)}; sys.exit("tensorflow" in sys.modules)'
+    assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_help_shows_how_it_is_called(command):
+    done = run(command, '--help')
+    assert done.returncode == 0
+    assert f'python -m vjax.{command}' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ('command', 'args', 'sentence'),
+    [
+        ('train', (CONFIG, '--workdir=unused', '--config.modle.depth=4'), "did you mean 'model'"),
+        ('train', (CONFIG, '--workdir=unused', '--config.model.depth=four'), 'config.model.depth'),
+        ('train', (CONFIG, '--workdir=unused', '--config.clip.num_frames=7'), 'num_frames=7'),
+        ('train', (CONFIG, '--workdir=unused', '--config.dataset.path=nowhere'), 'nowhere'),
+        ('train', ('--config=configs/vivit/none.py', '--workdir=unused'), 'configs/vivit/none.py'),
+        ('train', (f'{CONFIG}:atention=spacetime', '--workdir=unused'), "did you mean 'attention'"),
+        ('train', (CONFIG,), '--workdir'),
+        ('evaluate', ('--workdir=nowhere',), "'nowhere' is no workdir"),
+        ('evaluate', ('--workdir=nowhere', '--views=4'), "views '4'"),
+        ('predict', ('--workdir=nowhere', 'video.mp4'), "'nowhere' is no workdir"),
+        ('predict', ('--workdir=nowhere',), 'FILE'),
+        ('describe', (CONFIG, '--config.model.num_heads=5'), 'num_heads=5'),
+        (
+            'prepare',
+            ('--videos=none', '--labels=none.csv', '--out=unused', '--split=train'),
+            'none',
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(command, args, sentence):
+    done = run(command, *args)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert 'error: ' in done.stderr.splitlines()[-1]
+    assert not (ROOT / 'unused').exists()

@@ -1,0 +1,372 @@
+"""The trainer end to end, on a few rendered videos."""
+
+import functools
+import json
+import math
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from vjax import cli, models
+from vjax import config as configs
+from vjax import train as train_module
+from vjax.data import pipeline, records
+from vjax.errors import UserError
+from vjax.evaluate import evaluate_run
+from vjax.train import train
+from vjax.training import optimizer, runs, sharding
+from vjax.training.interruption import Interruption
+from vjax.training.step import abstract_state, init_state, make_train_step
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / 'configs').rglob('*.py'))
+
+
+def tiny(dataset, *overrides, arg='tiny'):
+    overrides = [f'--config.dataset.path={dataset}', *(f'--config.{o}' for o in overrides)]
+    return cli.load_config(f'configs/vivit/moving_digits.py:{arg}', overrides)
+
+
+def six_steps(dataset, *overrides):
+    """Six steps in three windows of reports, three checkpoints, two evaluations."""
+    settings = ('num_steps=6', 'log_every=2', 'checkpoint.every=2', 'eval.every=3')
+    return tiny(dataset, *settings, *overrides)
+
+
+def numbers(workdir):
+    """The lines of metrics.jsonl without what a clock measured."""
+    lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    clocked = ('clips_per_second', 'seconds')
+    return [{k: v for k, v in line.items() if k not in clocked} for line in lines]
+
+
+def assert_same_run(one, other):
+    assert numbers(one) == numbers(other)
+    jax.tree.map(
+        np.testing.assert_array_equal, runs.load_run(one).params, runs.load_run(other).params
+    )
+
+
+@pytest.fixture(scope='module')
+def straight(digits, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('straight')
+    train(six_steps(digits), workdir)
+    return workdir
+
+
+# --- Every config ---
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=str)
+def test_every_config_is_locked_and_its_tiny_variant_trains_two_steps(path, digits, tmp_path):
+    overrides = [f'--config.dataset.path={digits}', '--config.eval.batch_size=8']
+    full = cli.load_config(str(path), [])
+    assert full.is_locked
+    configs.check(full)
+    train(cli.load_config(f'{path}:tiny', overrides), tmp_path)
+    losses = [line['train/loss'] for line in numbers(tmp_path) if 'train/loss' in line]
+    assert losses
+    assert all(map(math.isfinite, losses))
+    assert runs.load_run(tmp_path).step == 2
+
+
+@pytest.mark.parametrize('attention', ['spacetime', 'factorised_self_attention', 'average_pool'])
+def test_every_attention_of_a_config_trains(attention, digits, tmp_path):
+    train(tiny(digits, arg=f'tiny,attention={attention}'), tmp_path)
+    assert runs.load_run(tmp_path).step == 2
+
+
+# --- What a run leaves ---
+
+
+def test_a_run_leaves_metrics_config_and_environment(straight):
+    lines = numbers(straight)
+    assert [line['step'] for line in lines if 'train/loss' in line] == [2, 4, 6]
+    assert [line['step'] for line in lines if 'validation/top1' in line] == [3, 6]
+    assert all(line['validation/num_videos'] == 12 for line in lines if 'validation/top1' in line)
+    about = json.loads((straight / 'config.json').read_text())
+    assert about['config']['model']['num_classes'] == 6
+    assert about['classes'] == sorted(about['classes'])
+    environment = json.loads((straight / 'environment.json').read_text())
+    assert environment['packages']['jax'] == jax.__version__
+    assert list((straight / 'tensorboard').glob('events*'))
+
+
+# --- Exact resume ---
+
+
+def test_a_run_stopped_by_a_signal_saves_and_goes_on_exactly(
+    straight, digits, tmp_path, monkeypatch, caplog
+):
+    class StopAfterThree(Interruption):
+        checks = 0
+
+        @property
+        def signal(self):
+            self.checks += 1
+            return signal.SIGTERM if self.checks >= 3 else None
+
+        @signal.setter
+        def signal(self, _):
+            pass
+
+    monkeypatch.setattr(train_module, 'Interruption', StopAfterThree)
+    with pytest.raises(SystemExit) as stopped:
+        train(six_steps(digits), tmp_path)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert runs.load_run(tmp_path).step == 3
+    monkeypatch.undo()
+    caplog.set_level('INFO')
+    train(six_steps(digits), tmp_path)
+    assert 'resuming' in caplog.text
+    assert 'at step 3' in caplog.text
+    assert_same_run(straight, tmp_path)
+    caplog.clear()
+    train(six_steps(digits), tmp_path)
+    assert 'is finished: all 6 steps are done' in caplog.text
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_a_random_moment_goes_on_exactly(digits, tmp_path):
+    """Sixty steps straight, and sixty with kill -9 at random moments: equal bit for bit."""
+    command = [
+        *(sys.executable, '-m', 'vjax.train', '--config=configs/vivit/moving_digits.py:tiny'),
+        f'--config.dataset.path={digits}',
+        *('--config.num_steps=60', '--config.log_every=7'),
+        *('--config.checkpoint.every=5', '--config.eval.every=20'),
+    ]
+    environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+
+    def start(workdir):
+        return subprocess.Popen([*command, f'--workdir={workdir}'], cwd=ROOT, env=environment)
+
+    assert start(tmp_path / 'straight').wait() == 0
+    kills = 0
+    draw = random.Random(0)
+    while kills < 3:
+        process = start(tmp_path / 'killed')
+        target = draw.randrange(1, 50)
+        while process.poll() is None:
+            steps = [
+                int(p.name)
+                for p in (tmp_path / 'killed/checkpoints').glob('[0-9]*')
+                if p.name.isdecimal()
+            ]
+            if max(steps, default=0) >= target:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+            time.sleep(0.02)
+        if process.returncode == 0:
+            break
+    assert kills
+    assert start(tmp_path / 'killed').wait() == 0
+    assert_same_run(tmp_path / 'straight', tmp_path / 'killed')
+
+
+def test_a_damaged_latest_checkpoint_is_stepped_over_and_the_run_ends_the_same(
+    straight, digits, tmp_path, monkeypatch, caplog
+):
+    train(six_steps(digits), tmp_path)
+    latest = tmp_path / 'checkpoints' / '6'
+    victim = max((p for p in latest.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
+    victim.write_bytes(victim.read_bytes()[:100])
+    train(six_steps(digits), tmp_path)
+    assert 'checkpoint 6 is damaged' in caplog.text
+    assert_same_run(straight, tmp_path)
+
+
+# --- One step, on other devices and in other pieces ---
+
+
+@functools.cache
+def two_steps(dataset, mesh, *overrides):
+    """Parameters and report after two steps on the given mesh."""
+    config = configs.resolve(six_steps(dataset, *overrides), records.open_dataset(dataset))
+    model = models.build(**config.model)
+
+    def init():
+        return runs.init_params(model, config)
+
+    tx, schedule = optimizer.build(jax.eval_shape(init), 6, **config.optimizer)
+    with jax.set_mesh(mesh):
+        state = abstract_state(
+            init, tx, ema=False, mesh=mesh, parameter_rules=config.sharding.parameters
+        )
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        state = jax.jit(lambda: init_state(init(), tx, ema=False), out_shardings=shardings)()
+        step = jax.jit(
+            make_train_step(
+                model,
+                tx,
+                schedule,
+                seed=0,
+                num_classes=6,
+                augmentation=dict(size=48, flip=0.5, color_jitter=0.0, color_drop=0.5),
+                mixup_alpha=config.loss.mixup,
+                label_smoothing=0.1,
+                accumulate=config.accumulate,
+                ema_decay=0.0,
+                log_every=2,
+            ),
+            out_shardings=(shardings, sharding.replicated(mesh)),
+        )
+        batches = pipeline.train_batches(
+            records.open_dataset(dataset),
+            'train',
+            clip=config.clip.to_dict(),
+            augment=config.augment.to_dict(),
+            batch_size=16,
+            seed=0,
+            num_steps=2,
+        )
+        for batch in batches:
+            state, report = step(state, sharding.to_devices(batch, mesh))
+    return jax.device_get(state.params), jax.device_get(report)
+
+
+def one_device():
+    return Mesh(np.array(jax.devices()[:1]), ('data',), axis_types=(AxisType.Auto,))
+
+
+# Plain SGD: Adam turns rounding in a gradient near zero into a whole step.
+SGD = ('optimizer.name=sgd', 'optimizer.learning_rate=0.05')
+
+
+@pytest.mark.parametrize(
+    'overrides', [(), ('loss.mixup=0.3',), ('model.dropout=0.1', 'model.stochastic_depth=0.1')]
+)
+def test_eight_devices_equal_one(digits, overrides):
+    one, one_report = two_steps(digits, one_device(), *SGD, *overrides)
+    eight, eight_report = two_steps(digits, sharding.make_mesh({'data': 8}), *SGD, *overrides)
+    difference = optax.tree.norm(jax.tree.map(np.subtract, one, eight), ord='inf')
+    assert float(difference) <= 1e-5
+    assert one_report['loss'] == pytest.approx(eight_report['loss'], abs=1e-5)
+
+
+def test_sharded_parameters_equal_replicated_ones(digits):
+    one, _ = two_steps(digits, one_device(), *SGD)
+    mesh = sharding.make_mesh({'data': 8})
+    fsdp, _ = two_steps(digits, mesh, *SGD, "sharding.parameters=(('.*','fsdp(data)'),)")
+    difference = optax.tree.norm(jax.tree.map(np.subtract, one, fsdp), ord='inf')
+    assert float(difference) <= 1e-5
+
+
+@pytest.mark.parametrize('accumulate', [2, 4])
+def test_microbatches_equal_one_batch(digits, accumulate):
+    whole, whole_report = two_steps(digits, one_device(), *SGD)
+    parts, parts_report = two_steps(digits, one_device(), *SGD, f'accumulate={accumulate}')
+    difference = optax.tree.norm(jax.tree.map(np.subtract, whole, parts), ord='inf')
+    assert float(difference) <= 1e-5
+    for name in ('loss', 'top1', 'grad_norm'):
+        assert parts_report[name] == pytest.approx(whole_report[name], abs=1e-5)
+
+
+# --- Starting from weights ---
+
+
+def test_a_run_starts_from_the_weights_of_another(straight, digits, tmp_path, caplog):
+    caplog.set_level('INFO')
+    config = six_steps(digits, f'init_from={straight}', 'optimizer.learning_rate=0.0')
+    train(config, tmp_path)
+    assert f'starting from the weights of {straight}, at step 0' in caplog.text
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        runs.load_run(straight).params,
+        runs.load_run(tmp_path).params,
+    )
+
+
+def test_weights_of_another_model_are_refused_by_name(straight, digits, tmp_path):
+    config = six_steps(digits, f'init_from={straight}', 'model.mlp_dim=48')
+    with pytest.raises(UserError, match=r"'.*mlp.*' is of shape .* there and of shape"):
+        train(config, tmp_path)
+
+
+# --- What cannot work ---
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(digits, tmp_path):
+    config = six_steps(
+        digits, 'optimizer.name=sgd', 'optimizer.learning_rate=1e30', 'optimizer.clip_norm=0.0'
+    )
+    with pytest.raises(
+        UserError, match=r'not finite at step (\d); the checkpoint of step \d is kept'
+    ) as stop:
+        train(config, tmp_path)
+    bad_step = int(re.search(r'at step (\d)', str(stop.value))[1])
+    kept = [int(path.name) for path in (tmp_path / 'checkpoints').glob('[0-9]')]
+    assert kept
+    assert max(kept) < bad_step
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'sentence'),
+    [
+        (('model.num_classes=7',), r'num_classes=7, but the data set .* has 6 classes'),
+        (('dataset.train=training',), "dataset.train='training'.*only the splits"),
+        (('batch_size=12',), 'batch_size=12 cannot be shared evenly by 8 devices'),
+        (("optimizer.freeze=('encoder',)",), "'encoder'"),
+        (('init_from=nowhere',), "'nowhere' is no workdir"),
+    ],
+)
+def test_a_run_that_cannot_work_is_refused(digits, tmp_path, overrides, sentence):
+    with pytest.raises(UserError, match=sentence):
+        train(tiny(digits, *overrides), tmp_path)
+
+
+def test_a_missing_data_set_is_named(tmp_path):
+    with pytest.raises(UserError, match='nowhere'):
+        train(tiny(tmp_path / 'nowhere'), tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_workdir_of_another_config_is_refused(straight, digits):
+    with pytest.raises(UserError, match=r'optimizer.learning_rate: 0.002 -> 0.1.*init_from'):
+        train(six_steps(digits, 'optimizer.learning_rate=0.1'), straight)
+
+
+# --- Evaluation ---
+
+
+def test_evaluation_does_not_depend_on_the_batch_size(straight):
+    results = [evaluate_run(straight, views='2x1', batch_size=size) for size in (8, 16)]
+    assert results[0]['num_videos'] == results[1]['num_videos'] == 12
+    assert results[0]['top1'] == results[1]['top1']
+    assert results[0]['loss'] == pytest.approx(results[1]['loss'], abs=1e-6)
+    saved = json.loads((straight / 'evaluation.json').read_text())
+    assert saved['views'] == '2x1'
+    assert saved['split'] == 'test'
+
+
+def test_the_moving_average_is_what_is_evaluated(digits, tmp_path):
+    train(six_steps(digits, 'ema=0.5'), tmp_path)
+    run = runs.load_run(tmp_path)
+    assert run.config.ema == 0.5
+    scores = [line for line in numbers(tmp_path) if 'validation/loss' in line][-1]
+    result = evaluate_run(tmp_path, split='validation')
+    assert result['loss'] == pytest.approx(scores['validation/loss'], abs=1e-6)
+
+
+@pytest.mark.parametrize('which', ['best', 'latest', '4'])
+def test_a_checkpoint_is_chosen_by_name(straight, which):
+    run = runs.load_run(straight, which)
+    assert (
+        run.step == {'best': 6, 'latest': 6, '4': 4}[which]
+    )  # Only step 6 was both saved and scored.
+
+
+@pytest.mark.parametrize('which', ['5', 'first'])
+def test_a_checkpoint_that_is_not_there_is_refused(straight, which):
+    with pytest.raises(UserError, match=rf'--checkpoint={which}: '):
+        runs.load_run(straight, which)

@@ -1,0 +1,227 @@
+"""What a config is: its argument, its keys, and the checks before anything is built.
+
+A config file defines `get_config(arg) -> ConfigDict`. Every default stands in it; the code that reads
+it has none. The keys are listed once: in `KEYS`, for `clip` and `augment` in the dataclasses that read
+them, for `model` in the model. A config that lacks one or has another is refused.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import ml_collections
+
+from vjax import models
+from vjax.data import pipeline, records
+from vjax.errors import UserError
+from vjax.models.fields import suggestion
+
+KEYS = {
+    '': {
+        'seed': 'of the initialisation, the order of the examples and every random draw',
+        'num_steps': 'optimiser steps; where it is not set, num_epochs counts',
+        'num_epochs': 'passes over the training split',
+        'batch_size': 'examples in a step, over all devices and hosts',
+        'init_from': 'workdir of a run whose parameters to start from; empty to start from scratch',
+        'log_every': 'steps between two reports',
+        'dataset': 'the prepared data set and its splits',
+        'clip': 'how clips are cut from videos',
+        'augment': 'random changes to training clips',
+        'model': "the model's name and its fields",
+        'loss': 'label smoothing and mixup',
+        'accumulate': 'microbatches in a batch',
+        'ema': "decay of the parameters' moving average; 0 is off",
+        'optimizer': 'keyword arguments of vjax.training.optimizer.build',
+        'sharding': 'the mesh and where parameters live',
+        'eval': 'evaluation during training',
+        'checkpoint': 'what is saved when',
+    },
+    'dataset': {
+        'path': 'folder that vjax.prepare wrote',
+        'num_classes': 'of the data set the config was written for; what vjax.describe assumes without it',
+        'train': 'name of the training split',
+        'validation': 'name of the split evaluated during training',
+        'test': 'name of the split that vjax.evaluate takes',
+    },
+    'loss': {'label_smoothing': 'mass spread over all classes', 'mixup': "Beta's alpha; 0 is off"},
+    'optimizer': {
+        'name': "'sgd' or 'adamw'",
+        'learning_rate': 'after the warm-up',
+        'warmup_fraction': 'part of the steps',
+        'momentum': 'of sgd',
+        'b1': 'of adamw',
+        'b2': 'of adamw',
+        'clip_norm': 'largest norm of the gradient; 0 is off',
+        'weight_decay': 'rules (pattern, rate)',
+        'learning_rate_scale': 'rules (pattern, factor)',
+        'freeze': 'patterns of parameters that are not trained',
+    },
+    'sharding': {
+        'mesh': 'axis name -> size, -1 for what is left',
+        'parameters': 'rules (pattern, partition spec)',
+    },
+    'eval': {
+        'every': 'steps; 0 never',
+        'views': 'temporal x spatial, such as 4x3',
+        'batch_size': 'videos',
+    },
+    'checkpoint': {
+        'every': 'steps',
+        'keep_last': 'number of latest checkpoints kept',
+        'keep_best': 'number of checkpoints kept for their validation top-1',
+    },
+}
+
+POSITIVE = (
+    'batch_size',
+    'accumulate',
+    'log_every',
+    'eval.batch_size',
+    'checkpoint.every',
+    'checkpoint.keep_last',
+)
+
+# What may differ when a run is resumed: nothing that a batch, a step or the schedule depends on.
+MAY_CHANGE = ('log_every', 'dataset.path', 'sharding.', 'eval.', 'checkpoint.', 'init_from')
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> SimpleNamespace:
+    """The argument after the colon of `--config=FILE.py:arg`: comma-separated `key=value` or flags.
+
+    A value takes the type of its default; a flag is a key whose default is False.
+
+    Raises:
+        UserError: an unknown key, or a value of another type.
+    """
+    values = dict(defaults)
+    for part in filter(None, (arg or '').split(',')):
+        key, equals, text = part.partition('=')
+        if key not in defaults:
+            raise UserError(
+                f"config argument '{part}': there is no '{key}'{suggestion(key, defaults)}; this config "
+                f'takes {", ".join(defaults)}.'
+            )
+        default = defaults[key]
+        if isinstance(default, bool):
+            if equals and text.lower() not in ('true', 'false', '1', '0'):
+                raise UserError(f"config argument '{part}': '{key}' is a flag.")
+            values[key] = not equals or text.lower() in ('true', '1')
+        elif not equals:
+            raise UserError(f"config argument '{part}' needs a value, as in '{key}={default}'.")
+        else:
+            try:
+                values[key] = type(default)(text)
+            except ValueError:
+                kind = type(default).__name__
+                raise UserError(f"config argument '{part}': '{text}' is no {kind}.") from None
+    return SimpleNamespace(**values)
+
+
+def parse_views(views: str) -> tuple[int, int]:
+    """'4x3' as (4 temporal, 3 spatial) views."""
+    parts = views.split('x')
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(
+            f"views '{views}' should be temporal x spatial, such as '4x3' for 4 clips of 3 crops."
+        )
+    return int(parts[0]), int(parts[1])
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuses a config that could not be trained, before anything is built.
+
+    Raises:
+        UserError: a sentence that names the first wrong key and the likely fix.
+    """
+    for section, keys in KEYS.items():
+        prefix = f'{section}.' if section else ''
+        _check_keys((config[section] if section else config).keys(), keys, prefix)
+    for section, reader in (('clip', pipeline.Clip), ('augment', pipeline.Augment)):
+        keys = {field.name: f'see {reader.__module__}' for field in dataclasses.fields(reader)}
+        _check_keys(config[section].keys(), keys, f'{section}.')
+        reader(**config[section])
+    for key in POSITIVE:
+        if _get(config, key) < 1:
+            raise UserError(f'config.{key}={_get(config, key)} should be at least 1.')
+    if not config.num_steps and not config.num_epochs:
+        raise UserError('set config.num_steps or config.num_epochs.')
+    if config.batch_size % config.accumulate:
+        raise UserError(
+            f'config.batch_size={config.batch_size} does not divide into '
+            f'config.accumulate={config.accumulate} microbatches.'
+        )
+    parse_views(config.eval.views)
+    # Fields, sizes and the clip's shape; the class count does not matter to them.
+    fields = config.model.to_dict() | {'num_classes': config.model.num_classes or 1}
+    try:
+        models.build(**fields).check(clip_shape(config))
+    except UserError as error:
+        raise UserError(f'config.model and config.clip: {error}') from None
+
+
+def clip_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int, int]:
+    """What the model sees of one clip: (time, height, width, channels)."""
+    clip = config.clip
+    return (clip.num_frames, clip.size, clip.size, 3)
+
+
+def resolve(
+    config: ml_collections.ConfigDict, dataset: records.Dataset
+) -> ml_collections.ConfigDict:
+    """A copy with what the data set decides filled in: the class count and the number of steps.
+
+    Raises:
+        UserError: the config insists on another class count, or names a split that is not there.
+    """
+    config = config.copy_and_resolve_references()
+    num_classes = len(dataset.classes)
+    if config.model.num_classes not in (None, num_classes):
+        raise UserError(
+            f'config.model.num_classes={config.model.num_classes}, but the data set {dataset.path} '
+            f'has {num_classes} classes; leave it unset to take the number from the data set.'
+        )
+    config.model.num_classes = num_classes
+    split = config.dataset.train
+    if split not in dataset.splits:
+        raise UserError(
+            f"config.dataset.train='{split}', but {dataset.path} has only the splits "
+            f'{", ".join(sorted(dataset.splits))}; prepare it with --split={split}.'
+        )
+    if not config.num_steps:
+        num_videos = dataset.splits[split].num_videos
+        config.num_steps = max(1, round(config.num_epochs * num_videos / config.batch_size))
+    return config
+
+
+def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Keys that must not change within a run and did, as `key: saved -> current`."""
+    saved, current = dict(_leaves(saved)), dict(_leaves(current))
+    return [
+        f'{key}: {saved.get(key)} -> {current.get(key)}'
+        for key in sorted(saved.keys() | current.keys())
+        if saved.get(key) != current.get(key) and not key.startswith(MAY_CHANGE)
+    ]
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = ''):
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f'{prefix}{key}.')
+        else:
+            yield prefix + key, value
+
+
+def _get(config: ml_collections.ConfigDict, key: str) -> Any:
+    for part in key.split('.'):
+        config = config[part]
+    return config
+
+
+def _check_keys(found: Iterable[str], keys: Mapping[str, str], prefix: str) -> None:
+    found = set(found)
+    for key in sorted(found - keys.keys()):
+        raise UserError(f"there is no key 'config.{prefix}{key}'{suggestion(key, keys)}.")
+    for key in keys:
+        if key not in found:
+            raise UserError(f"the config lacks 'config.{prefix}{key}' ({keys[key]}).")

@@ -1,0 +1,147 @@
+"""Evaluate a run: python -m vjax.evaluate --workdir=runs/digits --views=4x3
+
+Every video of the split counts exactly once; its logits are averaged over temporal x spatial views.
+The metrics are printed and written to evaluation.json in the workdir.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vjax import cli
+from vjax import config as configs
+from vjax.data import pipeline, records
+from vjax.errors import UserError
+from vjax.training import reporting, runs, sharding
+from vjax.training.evaluation import evaluate
+from vjax.training.step import make_eval_step
+
+log = logging.getLogger('vjax.evaluate')  # Not __name__, which is '__main__' under -m.
+
+
+def evaluate_run(
+    workdir: str | Path,
+    *,
+    views: str = '1x1',
+    split: str = '',
+    dataset_path: str = '',
+    checkpoint: str = 'latest',
+    order: str = '',
+    batch_size: int = 0,
+) -> dict[str, Any]:
+    """Evaluates a checkpoint of `workdir` and writes `evaluation.json` there.
+
+    Args:
+        workdir: of the run.
+        views: temporal x spatial views of each video, such as '4x3'.
+        split: of the data set; empty for the config's test split, or its validation split where
+            the data set has no test split.
+        dataset_path: another prepared data set of the same classes; empty for the run's own.
+        checkpoint: 'latest', 'best' or a step.
+        order: another order of the frames than the run's ('reversed', 'still', 'shuffled').
+        batch_size: videos at a time; 0 for the config's.
+
+    Returns:
+        What `evaluation.json` holds: `top1`, `top5` and `loss` over `num_videos` videos, and how
+        they were come by.
+
+    Raises:
+        UserError: there is no such run, checkpoint or split, or the classes differ.
+    """
+    temporal, spatial = configs.parse_views(views)
+    run = runs.load_run(workdir, checkpoint)
+    config = run.config
+    dataset = records.open_dataset(dataset_path or config.dataset.path)
+    if dataset.classes != run.classes:
+        raise UserError(
+            f"the data set '{dataset.path}' has other classes than the run '{workdir}' was trained on "
+            f'({len(dataset.classes)} and {len(run.classes)}); prepare it with the same --classes.'
+        )
+    split = split or choose_split(config, dataset)
+    if split not in dataset.splits:
+        raise UserError(
+            f"the data set '{dataset.path}' has no split '{split}', only "
+            f'{", ".join(sorted(dataset.splits))}; say which with --split.'
+        )
+    if order:
+        config.clip.order = order
+    mesh = sharding.make_mesh(config.sharding.mesh.to_dict())
+    batch_size = batch_size or config.eval.batch_size
+    sharding.check_batch(mesh, batch_size, 1, 'eval.batch_size')
+    with jax.set_mesh(mesh):
+        batches = pipeline.eval_batches(
+            dataset,
+            split,
+            clip=config.clip.to_dict(),
+            views=(temporal, spatial),
+            batch_size=batch_size,
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
+        )
+        scores = evaluate(
+            jax.jit(make_eval_step(run.model), out_shardings=sharding.replicated(mesh)),
+            jax.device_put(run.params, sharding.replicated(mesh)),
+            batches,
+            mesh,
+        )
+    result = {
+        **scores,
+        'views': f'{temporal}x{spatial}',
+        'split': split,
+        'order': config.clip.order,
+        'dataset': str(dataset.path),
+        'fingerprint': dataset.splits[split].fingerprint,
+        'step': run.step,
+    }
+    reporting.write_json(Path(workdir) / 'evaluation.json', result)
+    return result
+
+
+def choose_split(config: Any, dataset: records.Dataset) -> str:
+    """The config's test split, or its validation split where the data set has no other."""
+    if config.dataset.test in dataset.splits or config.dataset.validation not in dataset.splits:
+        return config.dataset.test
+    log.info("no split '%s': taking '%s'", config.dataset.test, config.dataset.validation)
+    return config.dataset.validation
+
+
+def main(argv: list[str]) -> None:
+    """Parses the command line, evaluates and prints."""
+    parser = cli.parser(__doc__)
+    parser.add_argument('--workdir', required=True, help='folder of a run of vjax.train')
+    parser.add_argument(
+        '--views', default='1x1', help='temporal x spatial, such as 4x3 (%(default)s)'
+    )
+    parser.add_argument('--split', default='', help="default: the config's test split")
+    parser.add_argument('--dataset', default='', help="prepared data set; default: the run's own")
+    parser.add_argument(
+        '--checkpoint', default='latest', help="'latest', 'best' or a step (%(default)s)"
+    )
+    parser.add_argument(
+        '--order',
+        default='',
+        choices=('', 'forward', 'reversed', 'shuffled', 'still'),
+        help="order of a clip's frames, to see what a model makes of it; default: the run's",
+    )
+    parser.add_argument('--batch_size', type=int, default=0, help="default: the config's")
+    args, _ = cli.parse_args(parser, argv)
+    result = evaluate_run(
+        args.workdir,
+        views=args.views,
+        split=args.split,
+        dataset_path=args.dataset,
+        checkpoint=args.checkpoint,
+        order=args.order,
+        batch_size=args.batch_size,
+    )
+    print(
+        f'{result["split"]}, {result["views"]} views, step {result["step"]}: '
+        f'top-1 {result["top1"]:.2%}, top-5 {result["top5"]:.2%}, loss {result["loss"]:.4f}, '
+        f'{result["num_videos"]} videos'
+    )
+
+
+if __name__ == '__main__':
+    cli.run(main)

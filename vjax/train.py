@@ -1,0 +1,260 @@
+"""Train a model: python -m vjax.train --config=configs/vivit/moving_digits.py --workdir=runs/digits
+
+The same command again goes on where the run stopped, exactly: after Ctrl-C, a kill or a pre-emption.
+Every key of the config can be set, as in --config.optimizer.learning_rate=0.001.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+
+from vjax import cli, models
+from vjax import config as configs
+from vjax.data import pipeline, records
+from vjax.errors import UserError
+from vjax.training import optimizer, reporting, runs, sharding
+from vjax.training.checkpoints import Checkpoints
+from vjax.training.evaluation import evaluate
+from vjax.training.interruption import Interruption
+from vjax.training.step import State, abstract_state, init_state, make_eval_step, make_train_step
+
+log = logging.getLogger('vjax.train')  # Not __name__, which is '__main__' under -m.
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, float]:
+    """Trains as `config` says; leaves checkpoints, metrics and the config in `workdir`.
+
+    Returns:
+        The metrics of the last evaluation on the validation split; empty where there was none.
+
+    Raises:
+        UserError: the config, the data set or the workdir cannot be used, a loss was not finite, or
+            a checkpoint could not be written.
+        SystemExit: after SIGTERM or Ctrl-C, once the state is saved; the code is 128 + the signal.
+    """
+    # --- What to train on what, checked before anything is built ---
+    configs.check(config)
+    dataset = records.open_dataset(config.dataset.path)
+    config = configs.resolve(config, dataset)
+    mesh = sharding.make_mesh(config.sharding.mesh.to_dict())
+    sharding.check_batch(mesh, config.batch_size, config.accumulate, 'batch_size')
+    sharding.check_batch(mesh, config.eval.batch_size, 1, 'eval.batch_size')
+    about = {
+        'config': json.loads(config.to_json()),
+        'classes': list(dataset.classes),
+        'fingerprint': dataset.splits[config.dataset.train].fingerprint,
+        'settings': dataset.settings,
+    }
+    workdir = Path(workdir)
+    checkpoints = open_workdir(workdir, config, about)
+
+    # --- Model, optimiser, and where their arrays live ---
+    model = models.build(**config.model)
+
+    def init_params():
+        return runs.init_params(model, config)
+
+    tx, schedule = optimizer.build(
+        jax.eval_shape(init_params), config.num_steps, **config.optimizer
+    )
+    with jax.set_mesh(mesh):
+        abstract = abstract_state(
+            init_params,
+            tx,
+            ema=config.ema > 0,
+            mesh=mesh,
+            parameter_rules=config.sharding.parameters,
+        )
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+        # --- Resume, or start from weights, or start from scratch: in this order ---
+        state = checkpoints.restore_latest(abstract)
+        if state is None:
+            state, start_step = start(config, init_params, tx, shardings), 0
+        else:
+            start_step = int(jax.device_get(state.step))
+            log.info('resuming %s from its checkpoint at step %d', workdir, start_step)
+        if start_step >= config.num_steps:
+            log.info('%s is finished: all %d steps are done', workdir, config.num_steps)
+            checkpoints.close()
+            return {}
+
+        # --- The two compiled functions, and the batches they eat ---
+        train_step = jax.jit(
+            make_train_step(
+                model,
+                tx,
+                schedule,
+                seed=config.seed,
+                num_classes=config.model.num_classes,
+                augmentation={
+                    'size': config.clip.size,
+                    'flip': config.augment.flip,
+                    'color_jitter': config.augment.color_jitter,
+                    'color_drop': config.augment.color_drop,
+                },
+                mixup_alpha=config.loss.mixup,
+                label_smoothing=config.loss.label_smoothing,
+                accumulate=config.accumulate,
+                ema_decay=config.ema,
+                log_every=config.log_every,
+            ),
+            donate_argnums=0,
+            out_shardings=(shardings, sharding.replicated(mesh)),
+        )
+        eval_step = jax.jit(make_eval_step(model), out_shardings=sharding.replicated(mesh))
+        hosts = {'host': jax.process_index(), 'num_hosts': jax.process_count()}
+        batches = pipeline.train_batches(
+            dataset,
+            config.dataset.train,
+            clip=config.clip.to_dict(),
+            augment=config.augment.to_dict(),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=start_step,
+            num_steps=config.num_steps - start_step,
+            **hosts,
+        )
+        validates = config.eval.every > 0 and config.dataset.validation in dataset.splits
+        if config.eval.every > 0 and not validates:
+            log.warning(
+                "%s has no split '%s': training without validation",
+                config.dataset.path,
+                config.dataset.validation,
+            )
+
+        def validate(state: State) -> dict[str, float]:
+            videos = pipeline.eval_batches(
+                dataset,
+                config.dataset.validation,
+                clip=config.clip.to_dict(),
+                views=configs.parse_views(config.eval.views),
+                batch_size=config.eval.batch_size,
+                **hosts,
+            )
+            return evaluate(eval_step, state.ema if config.ema else state.params, videos, mesh)
+
+        # --- The loop ---
+        first = jax.process_index() == 0
+        metrics_log = reporting.MetricsLog(workdir, start_step) if first else reporting.NoLog()
+        progress = reporting.Progress(metrics_log, start_step, config.num_steps, config.batch_size)
+        scores: dict[str, float] = {}
+        unread = None  # The latest report, read when the next step is already on its way.
+        with Interruption() as interruption, closing(metrics_log), closing(checkpoints):
+            for number, batch in enumerate(batches, start_step + 1):
+                state, report = train_step(state, sharding.to_devices(batch, mesh))
+                last, stop = number == config.num_steps, interruption.signal
+                if unread:
+                    raise_if_not_finite(unread[1], checkpoints)
+                    progress.training(*unread)
+                    unread = None
+                if number % config.log_every == 0 or last:
+                    unread = number, report
+
+                evaluates = validates and (last or number % config.eval.every == 0)
+                saves = last or stop or number % config.checkpoint.every == 0
+                if evaluates or saves:
+                    # Nothing is scored or saved before it is known to be finite.
+                    raise_if_not_finite(report, checkpoints)
+                    if unread:
+                        progress.training(*unread)
+                        unread = None
+                if evaluates:
+                    scores = validate(state)
+                    progress.evaluation(number, config.dataset.validation, scores)
+                if saves:
+                    checkpoints.save(state, about, scores if evaluates else None)
+                if stop:
+                    break
+    if interruption.signal and not last:
+        log.info('%s at step %d: saved; the same command goes on', interruption.signal.name, number)
+        raise SystemExit(128 + interruption.signal)
+    return scores
+
+
+def open_workdir(
+    workdir: Path, config: ml_collections.ConfigDict, about: dict[str, Any]
+) -> Checkpoints:
+    """The checkpoints of a new workdir, or of one that holds the same run.
+
+    Raises:
+        UserError: the workdir cannot be made, or holds another run.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make --workdir='{workdir}': {error.strerror}.") from None
+    checkpoints = Checkpoints(
+        workdir,
+        keep_last=config.checkpoint.keep_last,
+        keep_best=config.checkpoint.keep_best,
+    )
+    if checkpoints.steps:
+        saved = runs.read_about(workdir)
+        changed = configs.differences(saved['config'], about['config'])
+        changed += [key for key in ('classes', 'fingerprint') if saved[key] != about[key]]
+        if changed:
+            raise UserError(
+                f"'{workdir}' holds a run of another config ({'; '.join(changed)}); choose another "
+                f'--workdir, or start from its weights with --config.init_from={workdir}.'
+            )
+    else:
+        runs.write_about(workdir, about)
+    return checkpoints
+
+
+def start(
+    config: ml_collections.ConfigDict,
+    init_params: Callable[[], Any],
+    tx: optax.GradientTransformation,
+    shardings: State,
+) -> State:
+    """The state before the first step: from `config.init_from` where it is set, else from scratch."""
+    params = jax.jit(init_params, out_shardings=shardings.params)()
+    if config.init_from:
+        params, left = runs.start_from(config.init_from, params)
+        log.info('starting from the weights of %s, at step 0', config.init_from)
+        if left:
+            log.info('left at initialisation: %s', ', '.join(left))
+    else:
+        log.info('starting from scratch')
+    return jax.jit(
+        lambda params: init_state(params, tx, ema=config.ema > 0), out_shardings=shardings
+    )(params)
+
+
+def raise_if_not_finite(report: dict[str, jax.Array], checkpoints: Checkpoints) -> None:
+    """Stops a run whose loss or gradient was not finite; the checkpoints before it stay."""
+    bad_step = int(jax.device_get(report['bad_step']))
+    if bad_step >= 0:
+        kept = (
+            f'the checkpoint of step {checkpoints.steps[-1]} is kept'
+            if checkpoints.steps
+            else ('there is no checkpoint yet')
+        )
+        raise UserError(
+            f'the loss or its gradient was not finite at step {bad_step}; {kept}. Try a lower '
+            f'config.optimizer.learning_rate, a longer warm-up or a smaller clip_norm.'
+        )
+
+
+def main(argv: list[str]) -> None:
+    """Parses the command line and trains."""
+    parser = cli.parser(__doc__)
+    cli.add_config(parser)
+    parser.add_argument(
+        '--workdir', required=True, help='folder of the run; the same one resumes it'
+    )
+    args, overrides = cli.parse_args(parser, argv)
+    train(cli.load_config(args.config, overrides), args.workdir)
+
+
+if __name__ == '__main__':
+    cli.run(main)
