@@ -1,0 +1,277 @@
+import io
+import struct
+import threading
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from vjax.data import records, video
+
+# The display matrices (a, b, c, d) of libavutil/display.h, and what a player does with each.
+TURNS = {
+    'clockwise': ((0, 1, -1, 0), lambda f: np.rot90(f, -1)),
+    'anticlockwise': ((0, -1, 1, 0), lambda f: np.rot90(f, 1)),
+    'upside down': ((-1, 0, 0, -1), lambda f: np.rot90(f, 2)),
+    'mirrored': ((-1, 0, 0, 1), lambda f: f[:, ::-1]),
+    'flipped': ((1, 0, 0, -1), lambda f: f[::-1]),
+    'transposed': ((0, 1, 1, 0), lambda f: f.transpose(1, 0, 2)),
+}
+
+
+def pictures(num_frames, height, width):
+    """Smooth frames that differ from each other, and whose corners differ."""
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    frames = []
+    for i in range(num_frames):
+        red = np.full_like(x, 40 + 8 * (i % 20))
+        frames.append(np.stack([red, 30 + 200 * x, 30 + 200 * y], axis=-1).astype(np.uint8))
+    return frames
+
+
+def write(path, frames, codec='libx264', rate=10, pts=None, pix_fmt='yuv420p', options=None):
+    """Encodes frames; `pts` in milliseconds where the rate varies."""
+    with av.open(str(path), 'w', options=options or {}) as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = pix_fmt
+        for i, array in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(array, 'rgb24')
+            if pts is not None:
+                frame.pts, frame.time_base = pts[i], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def closeness(frames, expected):
+    return np.abs(np.stack(frames).astype(float) - np.stack(expected)).mean()
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'codec', 'pix_fmt'),
+    [
+        ('mp4', 'libx264', 'yuv420p'),
+        ('mov', 'libx264', 'yuv420p'),
+        ('mkv', 'libx264', 'yuv420p'),
+        ('avi', 'mpeg4', 'yuv420p'),
+        ('webm', 'libvpx-vp9', 'yuv420p'),
+        ('ts', 'libx264', 'yuv420p'),
+        ('gif', 'gif', 'rgb8'),
+    ],
+)
+def test_containers_give_every_frame_once(tmp_path, suffix, codec, pix_fmt):
+    frames = pictures(12, 48, 64)
+    got = video.decode(write(tmp_path / f'a.{suffix}', frames, codec, pix_fmt=pix_fmt))
+    assert (len(got.frames), got.height, got.width) == (12, 48, 64)
+    assert got.fps == pytest.approx(10, rel=1e-3)
+    assert closeness(got.frames, frames) < (25 if suffix == 'gif' else 6)
+    reds = [frame[..., 0].mean() for frame in got.frames]
+    assert reds == sorted(reds)
+
+
+@pytest.mark.parametrize('turn', TURNS)
+@pytest.mark.parametrize('short_side', [None, 24])
+def test_the_display_matrix_is_applied(tmp_path, turn, short_side):
+    (a, b, c, d), apply = TURNS[turn]
+    path = write(tmp_path / 'a.mp4', pictures(3, 48, 64))
+    content = bytearray(path.read_bytes())
+    # ISO 14496-12, 8.3.2: the matrix is 40 bytes into the track header's body.
+    at = content.index(b'tkhd') + 4 + 40
+    one = 1 << 16
+    content[at : at + 36] = struct.pack(
+        '>9i', a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30
+    )
+    path.write_bytes(content)
+    got = video.decode(path, short_side=short_side)
+    expected = [apply(frame) for frame in pictures(3, 48, 64)]
+    if short_side:
+        expected = [
+            np.asarray(Image.fromarray(f).resize((f.shape[1] // 2, f.shape[0] // 2)))
+            for f in expected
+        ]
+    assert (got.height, got.width) == expected[0].shape[:2]
+    assert closeness(got.frames, expected) < 6
+
+
+def test_variable_frame_rate_gives_the_average(tmp_path):
+    pts = [0, 10, 20, 500, 1000, 1010, 2000]
+    got = video.decode(write(tmp_path / 'a.mkv', pictures(7, 32, 32), pts=pts, rate=1000))
+    assert len(got.frames) == 7
+    assert got.fps == pytest.approx(6 / 2.0)
+
+
+@pytest.mark.parametrize(('height', 'width'), [(2, 2), (16, 16), (33, 47), (8, 640), (300, 10)])
+def test_odd_tiny_and_wide_frames(tmp_path, height, width):
+    frames = pictures(3, height, width)
+    path = write(tmp_path / 'a.mkv', frames, 'ffv1', pix_fmt='bgr0')
+    got = video.decode(path, short_side=20)
+    assert (got.height, got.width) == video.resized(height, width, 20)
+    assert min(got.height, got.width) == min(height, width, 20)
+    assert got.frames[0].shape == (got.height, got.width, 3)
+    np.testing.assert_array_equal(video.decode(path).frames, frames)
+
+
+def test_one_frame(tmp_path):
+    got = video.decode(write(tmp_path / 'a.mp4', pictures(1, 32, 32), rate=12))
+    assert (len(got.frames), got.fps) == (1, 12)
+
+
+def test_resizing_is_antialiased_and_only_down(tmp_path):
+    checks = (np.indices((256, 320)).sum(0) % 2 * 255).astype(np.uint8)
+    frames = [np.repeat(checks[..., None], 3, axis=-1)]
+    path = write(tmp_path / 'a.mkv', frames, 'ffv1', pix_fmt='bgr0')
+    small = video.decode(path, short_side=100)
+    assert (small.height, small.width) == (100, 125)
+    assert np.ptp(small.frames[0]) < 30  # Dropping pixels would keep black and white.
+    large = video.decode(path, short_side=512)
+    assert (large.height, large.width) == (256, 320)
+    smooth = pictures(1, 200, 260)
+    path = write(tmp_path / 'b.mkv', smooth, 'ffv1', pix_fmt='bgr0')
+    expected = np.asarray(Image.fromarray(smooth[0]).resize((130, 100), Image.Resampling.LANCZOS))
+    assert closeness(video.decode(path, short_side=100).frames, [expected]) < 1
+
+
+def test_frames_are_converted_as_they_come(tmp_path):
+    path = write(tmp_path / 'a.mp4', pictures(5, 32, 32))
+    got = video.decode(path, convert=lambda frame: video.encode_jpeg(frame, 90))
+    shown = [np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in got.frames]
+    assert closeness(shown, pictures(5, 32, 32)) < 6
+
+
+def test_encode_is_a_record(tmp_path):
+    path = write(tmp_path / 'a.mp4', pictures(5, 32, 48))
+    record = video.encode(path, short_side=16, label=3, source='ü.mp4')
+    parsed = {key: value.numpy() for key, value in records.parse(record).items()}
+    assert len(parsed['frames']) == 5
+    assert (parsed['height'], parsed['width'], parsed['label']) == (16, 24, 3)
+    with path.open('rb') as file:
+        assert video.encode(file, short_side=16, label=3, source='ü.mp4') == record
+
+
+def test_trimming_by_an_edit_list_is_no_truncation(tmp_path):
+    # Packets before zero: the muxer writes an edit list that hides them.
+    source = write(tmp_path / 'a.mp4', pictures(30, 32, 32), options={'movflags': 'faststart'})
+    with av.open(str(source)) as old, av.open(str(tmp_path / 'b.mp4'), 'w') as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.dts is None:
+                continue
+            shift = int(1 / packet.time_base)
+            packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+            new.mux(packet)
+    got = video.decode(tmp_path / 'b.mp4')
+    assert 10 <= len(got.frames) <= 30
+
+
+# --- Files that are no whole video. ---
+
+
+def bad_files(folder):
+    """(path, a word of the reason) for each kind."""
+    frames = [np.random.default_rng(i).integers(0, 255, (64, 64, 3), np.uint8) for i in range(30)]
+    fast = {'movflags': 'faststart'}
+    whole = write(folder / 'whole.mp4', frames, options=fast).read_bytes()
+    late = write(folder / 'late.mp4', frames).read_bytes()
+    webm = write(folder / 'whole.webm', frames, 'libvpx').read_bytes()
+    avi = write(folder / 'whole.avi', frames, 'mpeg4').read_bytes()
+
+    def make(name, content):
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    start = whole.index(b'mdat') + 200
+    noise = np.random.default_rng(0).bytes(len(whole) // 2)
+    with av.open(str(folder / 'sound.mp4'), 'w') as container:
+        stream = container.add_stream('aac', rate=8000)
+        for _ in range(9):
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), 'fltp', 'mono')
+            sound.sample_rate = 8000
+            container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+    (folder / 'folder.mp4').mkdir()
+    playlist = '#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nwhole.mp4\n#EXT-X-ENDLIST\n'
+    return [
+        (folder / 'missing.mp4', 'no such file'),
+        (folder / 'nul\0.mp4', 'no such file'),
+        (folder / 'folder.mp4', 'not a regular file'),
+        (make('empty.mp4', b''), 'empty'),
+        (make('noise.mp4', noise), 'not a video'),
+        (make('text.mp4', b'path,label\na.mp4,b\n' * 50), 'not a video'),
+        (make('text.txt', b'To be, or not to be. ' * 50), 'not a video'),
+        (make('playlist.m3u8', playlist.encode()), 'not a video'),
+        (make('list.ffconcat', b'ffconcat version 1.0\nfile whole.mp4\n'), 'not a video'),
+        (folder / 'sound.mp4', 'no video stream'),
+        (make('no_index.mp4', late[: len(late) // 2]), 'not a video'),
+        (make('cut.mp4', whole[: len(whole) // 2]), 'garbled after|truncated'),
+        (make('cut.webm', webm[: len(webm) // 2]), 'garbled|truncated'),
+        (make('cut.avi', avi[: len(avi) // 2]), 'garbled|truncated'),
+        (make('garbled.mp4', whole[:start] + noise + whole[start + len(noise) :]), 'garbled'),
+        (make('header.mp4', whole[: len(whole) // 9]), 'garbled|not a video|truncated'),
+    ]
+
+
+def test_bad_files_are_refused_with_a_reason(tmp_path):
+    for path, reason in bad_files(tmp_path):
+        with pytest.raises(video.BadVideo, match=reason) as error:
+            video.decode(path)
+        assert str(tmp_path) not in str(error.value)
+        assert '\n' not in str(error.value)
+
+
+def test_a_cover_picture_is_no_video_stream(tmp_path):
+    path = tmp_path / 'song.mp4'
+    with av.open(str(path), 'w') as container:
+        sound, cover = container.add_stream('aac', rate=8000), container.add_stream('mjpeg')
+        cover.height = cover.width = 32
+        cover.pix_fmt = 'yuvj420p'
+        cover.disposition = av.stream.Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(pictures(1, 32, 32)[0], 'rgb24')))
+        container.mux(cover.encode())
+        for _ in range(5):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), 'fltp', 'mono')
+            frame.sample_rate = 8000
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    with pytest.raises(video.BadVideo, match='no video stream'):
+        video.decode(path)
+
+
+@pytest.mark.parametrize(
+    ('limits', 'reason'),
+    [
+        (video.Limits(max_frames=4), 'too long: more than 4'),
+        (video.Limits(max_pixels=1000), 'too large|garbled after 0'),
+    ],
+)
+def test_limits(tmp_path, limits, reason):
+    path = write(tmp_path / 'a.mp4', pictures(5, 32, 64))
+    with pytest.raises(video.BadVideo, match=reason):
+        video.decode(path, limits=limits)
+    assert len(video.decode(path, limits=video.Limits(max_frames=5, max_pixels=2048)).frames) == 5
+
+
+def test_a_file_name_is_never_a_url(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / 'a.mp4', pictures(2, 16, 16))
+    (tmp_path / 'a.mp4').rename(tmp_path / 'concat:a,%03d.mp4')
+    assert len(video.decode('concat:a,%03d.mp4').frames) == 2
+
+
+def test_a_pipe_does_not_block(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / 'pipe.mp4')
+    found = []
+
+    def look():
+        with pytest.raises(video.BadVideo, match='regular'):
+            video.decode(tmp_path / 'pipe.mp4')
+        found.append(True)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(timeout=20)
+    assert found

@@ -1,0 +1,421 @@
+import csv
+import errno
+import multiprocessing.connection
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vjax import prepare as prepare_module
+from vjax.data import records, video
+from vjax.errors import UserError
+from vjax.prepare import prepare, read_classes, read_labels
+
+GOOD = {
+    'a.mp4': 'run',
+    'b, with comma.mp4': 'walk',
+    'ünï/cödé 影.mp4': 'run',
+    'c.avi': 'jump, high',
+    'd.webm': 'walk',
+    'one frame.mp4': 'run',
+}
+
+
+def write_video(path, num_frames=4, height=32, width=48, seed=0, codec=None):
+    rng = np.random.default_rng(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    codec = codec or {'.avi': 'mpeg4', '.webm': 'libvpx'}.get(path.suffix, 'libx264')
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width, stream.pix_fmt = height, width, 'yuv420p'
+        for _ in range(num_frames):
+            picture = rng.integers(0, 255, (height, width, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, 'rgb24')))
+        container.mux(stream.encode())
+
+
+def write_labels(path, rows):
+    with open(path, 'w', encoding='utf-8', newline='') as file:
+        csv.writer(file).writerows([('path', 'label'), *rows])
+    return path
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Six good videos, three bad ones, and a labels file that names these and a missing one."""
+    folder = tmp_path_factory.mktemp('videos')
+    for seed, name in enumerate(GOOD):
+        write_video(folder / name, num_frames=1 if 'one' in name else 4, seed=seed)
+    (folder / 'empty.mp4').write_bytes(b'')
+    (folder / 'noise.mp4').write_bytes(np.random.default_rng(0).bytes(3000))
+    whole = (folder / 'a.mp4').read_bytes()
+    (folder / 'cut.mp4').write_bytes(whole[: len(whole) // 2])
+    bad = dict.fromkeys(['empty.mp4', 'noise.mp4', 'cut.mp4', 'missing.mp4'], 'walk')
+    write_labels(folder / 'train.csv', [*GOOD.items(), *bad.items()])
+    write_labels(folder / 'good.csv', list(GOOD.items()))
+    return folder
+
+
+def content(out):
+    """All files of a data set by name."""
+    return {str(f.relative_to(out)): f.read_bytes() for f in out.rglob('*') if f.is_file()}
+
+
+def command(folder, out, *more, labels='train.csv', split='train'):
+    return [
+        *(sys.executable, '-m', 'vjax.prepare', f'--videos={folder}', f'--out={out}'),
+        *(f'--labels={folder / labels}', f'--split={split}', '--short_side=16', *more),
+    ]
+
+
+def test_good_videos_are_stored_and_bad_ones_are_named(folder, tmp_path):
+    dataset = prepare(
+        folder, folder / 'train.csv', tmp_path / 'out', 'train', short_side=16, workers=2
+    )
+    assert dataset == records.open_dataset(tmp_path / 'out')
+    assert dataset.classes == ('jump, high', 'run', 'walk')
+    split = dataset.splits['train']
+    assert (split.num_videos, split.num_rejected, split.num_frames) == (6, 4, 21)
+    assert split.videos_per_class == (1, 3, 2)
+    videos = records.VideoRecords(dataset, 'train')
+    for record, (name, label) in zip(videos.read(range(6)), GOOD.items(), strict=True):
+        parsed = {key: value.numpy() for key, value in records.parse(record).items()}
+        assert parsed['source'].decode() == name
+        assert dataset.classes[parsed['label']] == label
+        assert (parsed['height'], parsed['width']) == (16, 24)
+        assert len(parsed['frames']) == (1 if 'one' in name else 4)
+        assert record == video.encode(
+            folder / name, short_side=16, label=int(parsed['label']), source=name
+        )
+    with (tmp_path / 'out/rejected.csv').open(encoding='utf-8') as file:
+        rejected = list(csv.DictReader(file))
+    assert [row['file'] for row in rejected] == ['empty.mp4', 'noise.mp4', 'cut.mp4', 'missing.mp4']
+    assert {row['split'] for row in rejected} == {'train'}
+    assert [row['reason'] for row in rejected][::3] == ['empty file', 'no such file']
+    assert sorted(content(tmp_path / 'out')) == sorted(
+        ['dataset.json', 'rejected.csv', *split.shards]
+    )
+
+
+def test_workers_change_nothing_and_shards_not_the_content(folder, tmp_path):
+    made = {}
+    for workers, num_shards in ((1, None), (2, None), (2, 1)):
+        out = tmp_path / f'{workers}-{num_shards}'
+        prepare(
+            folder, folder / 'train.csv', out, 'train',
+            short_side=16, workers=workers, num_shards=num_shards,
+        )  # fmt: skip
+        made[workers, num_shards] = out
+    assert content(made[1, None]) == content(made[2, None])
+    one = records.open_dataset(made[2, 1]).splits['train']
+    four = records.open_dataset(made[2, None]).splits['train']
+    assert (len(one.shards), len(four.shards)) == (1, 4)
+    assert one.fingerprint == four.fingerprint
+
+
+def test_a_complete_split_is_left_alone(folder, tmp_path):
+    arguments = (folder, folder / 'train.csv', tmp_path, 'train')
+    first = prepare(*arguments, short_side=16, workers=1)
+    before = {f: f.stat().st_mtime_ns for f in tmp_path.iterdir()}
+    assert prepare(*arguments, short_side=16, workers=2) == first
+    assert {f: f.stat().st_mtime_ns for f in tmp_path.iterdir()} == before
+
+
+def test_splits_share_classes_and_settings(folder, tmp_path):
+    out = tmp_path / 'out'
+    prepare(folder, folder / 'train.csv', out, 'train', short_side=16, workers=1)
+    labels = write_labels(tmp_path / 'test.csv', [('a.mp4', 'walk'), ('no.mp4', 'run')])
+    dataset = prepare(folder, labels, out, 'test', short_side=16, workers=1)
+    assert sorted(dataset.splits) == ['test', 'train']
+    assert dataset.splits['test'].videos_per_class == (0, 0, 1)
+    with (out / 'rejected.csv').open(encoding='utf-8') as file:
+        assert [row['split'] for row in csv.DictReader(file)] == ['train'] * 4 + ['test']
+
+    before = content(out)
+    wrong = write_labels(tmp_path / 'wrong.csv', [('a.mp4', 'wlak'), ('c.avi', 'swim')])
+    with pytest.raises(UserError, match=r"'swim', 'wlak' \(did you mean 'walk'\?\)"):
+        prepare(folder, wrong, out, 'validation', short_side=16)
+    with pytest.raises(UserError, match=r'--short_side=32, but .* with 16'):
+        prepare(folder, labels, out, 'validation', short_side=32)
+    with pytest.raises(UserError, match=r'--jpeg_quality=80, but .* with 90'):
+        prepare(folder, labels, out, 'test', short_side=16, jpeg_quality=80)
+    with pytest.raises(UserError, match="already has a split 'test', made from another list"):
+        prepare(folder, folder / 'good.csv', out, 'test', short_side=16)
+    classes = tmp_path / 'classes.txt'
+    classes.write_text('run\nwalk\njump, high\n', encoding='utf-8')
+    with pytest.raises(UserError, match='--classes differs'):
+        prepare(folder, labels, out, 'validation', short_side=16, classes=classes)
+    assert content(out) == before
+
+
+def test_a_class_list_decides_the_ids(folder, tmp_path):
+    classes = tmp_path / 'classes.txt'
+    classes.write_text('\ufeffwalk\r\n\r\nrun\r\nswim\r\njump, high\r\n', encoding='utf-8')
+    dataset = prepare(
+        folder, folder / 'good.csv', tmp_path / 'out', 'train',
+        short_side=16, workers=1, classes=classes,
+    )  # fmt: skip
+    assert dataset.classes == ('walk', 'run', 'swim', 'jump, high')
+    assert dataset.splits['train'].videos_per_class == (2, 3, 0, 1)
+    classes.write_text('walk\n', encoding='utf-8')
+    with pytest.raises(UserError, match="--classes does not know: 'jump, high', 'run'"):
+        prepare(folder, folder / 'good.csv', tmp_path / 'other', 'train', classes=classes)
+    classes.write_text('walk\nrun\nwalk\n', encoding='utf-8')
+    with pytest.raises(UserError, match="class 'walk' 2 times"):
+        read_classes(classes)
+
+
+def test_all_rejected_is_an_error_that_leaves_the_list(folder, tmp_path):
+    labels = write_labels(tmp_path / 'train.csv', [('empty.mp4', 'a'), ('noise.mp4', 'b')])
+    with pytest.raises(UserError, match=r'all 2 videos .*empty\.mp4: empty file'):
+        prepare(folder, labels, tmp_path / 'out', 'train', workers=1)
+    assert list(content(tmp_path / 'out')) == ['rejected.csv']
+    # Nothing stands in the way of another try.
+    prepare(folder, folder / 'good.csv', tmp_path / 'out', 'train', short_side=16, workers=1)
+
+
+# --- Crashes. ---
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt(folder, out, monkeypatch, at):
+    """Runs prepare, in this process in place of a worker, until the `at`-th record is written."""
+
+    class Connection(multiprocessing.connection.Connection):
+        sent, _handle = 0, None
+
+        def __init__(self):
+            pass
+
+        def send(self, message):
+            self.sent += message[0] == 'end'
+            if self.sent == at:
+                raise Interrupted
+
+    def work_off(tasks, *_):
+        settings = prepare_module._read_plan(tasks[0].journal.parent).settings
+        connection = Connection()
+        for task in tasks:
+            prepare_module._write_shard(task, connection, settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, '_work_off', work_off)
+        with pytest.raises(Interrupted):
+            prepare(folder, folder / 'train.csv', out, 'train', short_side=16)
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp('uninterrupted')
+    prepare(folder, folder / 'train.csv', out, 'train', short_side=16, workers=2)
+    return out
+
+
+@pytest.mark.parametrize('at', [1, 3, 6, 10])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    folder, tmp_path, uninterrupted, monkeypatch, at
+):
+    interrupt(folder, tmp_path, monkeypatch, at)
+    with pytest.raises(UserError, match=r'interrupted'):
+        records.open_dataset(tmp_path)
+    shards = {f: f.stat().st_mtime_ns for f in tmp_path.glob('*.array_record')}
+    assert len(shards) == {1: 0, 3: 1, 6: 2, 10: 3}[at]
+    prepare(folder, folder / 'train.csv', tmp_path, 'train', short_side=16, workers=1)
+    assert content(tmp_path) == content(uninterrupted)
+    assert {f: f.stat().st_mtime_ns for f in shards} == shards  # Done work is kept.
+
+
+def test_an_interrupted_run_goes_on_only_with_the_same_arguments(folder, tmp_path, monkeypatch):
+    interrupt(folder, tmp_path, monkeypatch, 3)
+    before = content(tmp_path)
+    with pytest.raises(UserError, match=r'--short_side=20, but .* with 16'):
+        prepare(folder, folder / 'train.csv', tmp_path, 'train', short_side=20)
+    with pytest.raises(UserError, match=r'another labels file.*\.partial-train'):
+        prepare(folder, folder / 'good.csv', tmp_path, 'train', short_side=16)
+    with pytest.raises(UserError, match='another --num_shards'):
+        prepare(folder, folder / 'train.csv', tmp_path, 'train', short_side=16, num_shards=2)
+    assert content(tmp_path) == before
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(folder, tmp_path, uninterrupted):
+    out = tmp_path / 'out'
+    process = subprocess.Popen(command(folder, out, '--workers=1'), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(out.glob('*.array_record')) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() in (-signal.SIGKILL, 0)
+    done = subprocess.run(command(folder, out, '--workers=2'), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'train: 6 videos, 21 frames, 3 classes' in done.stdout
+    assert '4 files rejected' in done.stdout
+    assert content(out) == content(uninterrupted)
+
+
+@pytest.mark.slow
+def test_killed_over_and_over(folder, tmp_path, uninterrupted):
+    out, rng = tmp_path / 'out', np.random.default_rng(0)
+    for _ in range(12):
+        process = subprocess.Popen(command(folder, out, '--workers=2'), stdout=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.2, 1.5))
+        process.kill()
+        process.wait()
+    subprocess.run(command(folder, out), check=True, stdout=subprocess.DEVNULL)
+    assert content(out) == content(uninterrupted)
+
+
+def test_a_file_that_crashes_the_decoder_costs_only_itself(folder, tmp_path):
+    # The workers import vjax anew: a startup file gives them the decoder that dies.
+    (tmp_path / 'sitecustomize.py').write_text(
+        'import os, signal\n'
+        'if os.environ.get("DIE_AT"):\n'
+        '    import av\n'
+        '    whole = av.open\n'
+        '    def dies(file, *args, **kwargs):\n'
+        '        if os.environ["DIE_AT"] in str(file):\n'
+        '            os.kill(os.getpid(), signal.SIGSEGV)\n'
+        '        return whole(file, *args, **kwargs)\n'
+        '    av.open = dies\n'
+    )
+    environment = os.environ | {'PYTHONPATH': str(tmp_path), 'DIE_AT': 'b, with'}
+    run = command(folder, tmp_path / 'out', '--workers=2', labels='good.csv')
+    done = subprocess.run(run, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert records.open_dataset(tmp_path / 'out').splits['train'].num_videos == 5
+    rejected = (tmp_path / 'out/rejected.csv').read_text(encoding='utf-8')
+    assert '"b, with comma.mp4",the decoder crashed (SIGSEGV),train' in rejected
+
+
+def test_a_full_disk_is_one_sentence_and_nothing_looks_complete(folder, tmp_path):
+    code = (
+        'import errno\n'
+        'from vjax import cli, prepare\n'
+        'from vjax.data import records\n'
+        'def full(path, text):\n'
+        '    raise OSError(errno.ENOSPC, "No space left on device", str(path))\n'
+        'records.write_atomically = full\n'
+        'if __name__ == "__main__": cli.run(prepare.main)\n'
+    )
+    (tmp_path / 'full.py').write_text(code)
+    arguments = command(folder, tmp_path / 'out')[3:]
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / 'full.py'), *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith('error: the disk is full: could not write')
+    assert done.stderr.count('\n') == 1
+    assert not (tmp_path / 'out' / records.DESCRIPTION).exists()
+
+
+@pytest.mark.skipif(not pathlib.Path('/dev/full').exists(), reason='no /dev/full')
+def test_a_full_disk_under_the_record_writer_is_told_as_such(tmp_path):
+    with (
+        pytest.raises(OSError, match='No space left') as error,
+        prepare_module._writer(pathlib.Path('/dev/full'), tmp_path / 'shard') as writer,
+    ):
+        writer.write(bytes(200_000))
+    assert error.value.errno == errno.ENOSPC
+    assert error.value.filename == str(tmp_path / 'shard')
+
+
+def test_two_runs_at_once_are_refused(folder, tmp_path):
+    with (
+        prepare_module._locked(tmp_path),
+        pytest.raises(UserError, match=r'another run of vjax\.prepare'),
+    ):
+        prepare(folder, folder / 'good.csv', tmp_path, 'train')
+
+
+# --- Labels. ---
+
+# What a file may be called; no line breaks alone, which str.strip and csv treat each in its way.
+names = st.text(
+    st.characters(exclude_categories=('Cs', 'Cc', 'Zl', 'Zp', 'Zs')), min_size=1, max_size=20
+).filter(lambda name: name.lower() not in ('path', 'label'))
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    rows=st.lists(
+        st.tuples(names, names), min_size=1, unique_by=lambda row: os.path.normpath(row[0])
+    ),
+    bom=st.booleans(),
+    header=st.booleans(),
+    newline=st.sampled_from(['\n', '\r\n']),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+)
+def test_labels_survive_any_spelling_of_csv(tmp_path_factory, rows, bom, header, newline, quoting):
+    path = tmp_path_factory.mktemp('labels') / 'labels.csv'
+    with path.open('w', encoding='utf-8-sig' if bom else 'utf-8', newline='') as file:
+        writer = csv.writer(file, lineterminator=newline, quoting=quoting)
+        if header:
+            writer.writerow(['path', 'label'])
+        writer.writerows(rows)
+    if rows[0][0].startswith('\ufeff') and not (bom or header):
+        return  # Nobody could tell it from the mark.
+    assert read_labels(path) == rows
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('', 'names no videos'),
+        ('path,label\n\n', 'names no videos'),
+        ('a.mp4,x\na.mp4,y\n', "line 2: 'a.mp4' is already on line 1"),
+        ('a.mp4,x\n./a.mp4,y\n', 'already on line 1'),
+        ('a.mp4,x\nb.mp4\n', 'line 2: 1 values instead of two'),
+        ('a,b.mp4,x\n', 'line 1: 3 values instead of two'),
+        ('a.mp4;x\n', '1 values'),
+        ('a.mp4,\n', 'line 1: the path or the label is empty'),
+        (',x\n', 'line 1: the path or the label is empty'),
+        ('"a.mp4,x\n', 'is not CSV'),
+    ],
+)
+def test_a_wrong_labels_file_is_one_sentence(tmp_path, text, words):
+    path = tmp_path / 'labels.csv'
+    path.write_text(text, encoding='utf-8')
+    with pytest.raises(UserError, match=words) as error:
+        read_labels(path)
+    assert '\n' not in str(error.value)
+
+
+def test_other_wrong_arguments(folder, tmp_path):
+    (tmp_path / 'latin.csv').write_bytes('é.mp4,x\n'.encode('latin-1'))
+    with pytest.raises(UserError, match='not UTF-8'):
+        read_labels(tmp_path / 'latin.csv')
+    with pytest.raises(UserError, match=r'none\.csv cannot be read: No such file'):
+        read_labels(tmp_path / 'none.csv')
+    labels = folder / 'good.csv'
+    with pytest.raises(UserError, match='no such folder'):
+        prepare(tmp_path / 'none', labels, tmp_path / 'out', 'train')
+    with pytest.raises(UserError, match='is not a folder'):
+        prepare(folder, labels, tmp_path / 'latin.csv', 'train')
+    for split in ('../train', '', '.hidden', 'a b'):
+        with pytest.raises(UserError, match='--split'):
+            prepare(folder, labels, tmp_path / 'out', split)
+    for wrong in ({'short_side': 0}, {'jpeg_quality': 101}, {'workers': 0}, {'num_shards': 0}):
+        with pytest.raises(UserError, match=f'--{next(iter(wrong))}='):
+            prepare(folder, labels, tmp_path / 'out', 'train', **wrong)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_the_command_line(folder, tmp_path):
+    done = subprocess.run(
+        command(folder, tmp_path, '--shortside=3'), capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert 'unrecognized arguments: --shortside=3' in done.stderr
+    code = 'import sys, vjax.prepare; print([m for m in ("tensorflow", "jax") if m in sys.modules])'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == '[]'

@@ -1,0 +1,259 @@
+"""Video files -> RGB frames, through PyAV (FFmpeg): every frame once, in order of presentation.
+
+What a frame is here:
+
+* 8-bit RGB by the file's own colour matrix and range, turned and mirrored as its display matrix says
+  (phones film sideways), and never larger than in the file: the short side is only ever made smaller
+  (Lanczos, antialiased), to the nearest pixel of the same shape. Non-square pixels stay as they are.
+* All frames of a video have the size of the first one.
+* `fps` is the true average rate, from the timestamps, so that it also holds for variable frame rates.
+
+What is refused (`BadVideo`, whose reason is one short sentence), rather than guessed at:
+
+* missing, empty, not a regular file, not a video, no video stream (a cover picture is none);
+* garbled: the demuxer or the decoder raises, or marks a frame as damaged;
+* truncated: the last frame ends before the header says it does, by more than two frames and 5 % of
+  the duration. MP4/MOV, AVI and Matroska/WebM headers promise a duration; without one (a WebM stream
+  of a browser, MPEG-TS) nothing is missed. A file whose header promises what was never there is
+  refused as well: from outside it looks the same, and half a clip may show another action;
+* larger than `Limits`: a small hostile file can unfold to any size.
+
+Playlists and other formats that open further files, and FFmpeg's network protocols, are not allowed.
+"""
+
+import dataclasses
+import functools
+import io
+import os
+import stat
+import struct
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from vjax.data import records
+
+# Demuxers that follow references out of the file, read devices, or see a film in any text.
+_REFUSED_FORMATS = {
+    *('concat', 'concatf', 'dash', 'hls', 'applehttp', 'imf', 'image2', 'image2pipe', 'lavfi'),
+    *('rtp', 'rtsp', 'sap', 'sdp', 'tty'),
+}
+# Containers whose header states a duration that a whole file keeps.
+_PROMISING_FORMATS = frozenset({'mov', 'avi', 'matroska'})
+_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
+_DEFAULT_FPS = 25.0
+JPEG_QUALITY = 90
+
+
+class BadVideo(Exception):
+    """A file that cannot be used as a video; the message is the reason, without the file's name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a file may unfold to: frames, and pixels per frame before resizing."""
+
+    max_frames: int = 36_000  # 20 minutes at 30 fps.
+    max_pixels: int = 8192 * 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """A decoded video: `frames` as `decode` was asked for them, size in pixels, frames per second."""
+
+    frames: list[Any]
+    fps: float
+    height: int
+    width: int
+
+
+def decode(
+    path: str | os.PathLike | BinaryIO,
+    *,
+    short_side: int | None = None,
+    limits: Limits = Limits(),
+    convert: Callable[[np.ndarray], Any] | None = None,
+) -> Video:
+    """Decodes every frame of a video file.
+
+    Args:
+      path: a file's path, or a seekable binary file.
+      short_side: the short side is made this many pixels if it has more; None keeps the size.
+      limits: what to refuse.
+      convert: called on each frame, uint8 [height, width, 3], as soon as it is decoded, so that
+        memory holds only what it returns (JPEG bytes, say); None keeps the array.
+
+    Raises:
+      BadVideo: the file is not a whole, sane video; see the module's docstring.
+    """
+    if isinstance(path, str | os.PathLike):
+        _check_file(path)
+        # With the protocol named, no file name is taken for a URL.
+        path = f'file:{os.path.abspath(path)}'
+    try:
+        container = av.open(
+            path,
+            options={'protocol_whitelist': 'file', 'format_whitelist': _allowed_formats()},
+        )
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise BadVideo(f'not a video: {_reason(error)}') from error
+    with container:
+        return _decode(container, short_side, limits, convert or (lambda frame: frame))
+
+
+def encode(
+    path: str | os.PathLike | BinaryIO,
+    *,
+    short_side: int | None,
+    jpeg_quality: int = JPEG_QUALITY,
+    label: int = 0,
+    source: str = '',
+    limits: Limits = Limits(),
+) -> bytes:
+    """A video file as a record, which is what `vjax.prepare` stores of it; see `vjax.data.records`.
+
+    Raises:
+        BadVideo: as `decode` does.
+    """
+    video = decode(
+        path,
+        short_side=short_side,
+        limits=limits,
+        convert=functools.partial(encode_jpeg, quality=jpeg_quality),
+    )
+    return records.encode_example(video.frames, label, video.fps, video.height, video.width, source)
+
+
+def encode_jpeg(frame: UInt8[np.ndarray, 'height width 3'], quality: int) -> bytes:
+    """JPEG bytes of a frame; `quality` in 1..100, chroma at half resolution as in most videos."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, 'JPEG', quality=quality, subsampling='4:2:0')
+    return buffer.getvalue()
+
+
+def resized(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+    """The (height, width) whose short side is at most `short_side`, in the same proportion."""
+    short = min(height, width)
+    if short_side is None or short <= short_side:
+        return height, width
+    return tuple(max(1, int(side * short_side / short + 0.5)) for side in (height, width))
+
+
+def _check_file(path: str | os.PathLike) -> None:
+    try:
+        info = os.stat(path)
+    except (OSError, ValueError) as error:
+        if isinstance(error, PermissionError):
+            raise BadVideo('not readable: permission denied') from error
+        raise BadVideo('no such file') from error
+    if not stat.S_ISREG(info.st_mode):
+        raise BadVideo('not a regular file')
+    if not info.st_size:
+        raise BadVideo('empty file')
+
+
+@functools.cache
+def _allowed_formats() -> str:
+    names = {name for names in av.formats_available for name in names.split(',')}
+    return ','.join(sorted(names - _REFUSED_FORMATS))
+
+
+def _reason(error: BaseException) -> str:
+    """FFmpeg's words for an error, without the file's name."""
+    return str(getattr(error, 'strerror', None) or error or type(error).__name__)
+
+
+def _decode(container, short_side, limits, convert) -> Video:
+    streams = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
+    if not streams:
+        raise BadVideo('no video stream')
+    stream = streams[0]
+    if stream.codec_context is None:
+        raise BadVideo('no decoder for the video stream')
+    # One thread per file: the files are what is decoded in parallel.
+    stream.codec_context.thread_type = 'NONE'
+    stream.codec_context.options = {'max_pixels': str(limits.max_pixels)}
+
+    frames, times, end = [], [], None
+    height = width = turn = None
+    try:
+        for index, packet in enumerate(container.demux(stream)):
+            if packet.is_corrupt:
+                raise BadVideo(f'truncated or garbled: damaged data after {len(frames)} frames')
+            if index > 2 * limits.max_frames:
+                raise BadVideo(f'too long: more than {2 * limits.max_frames} packets')
+            for frame in packet.decode():
+                if frame.is_corrupt:
+                    raise BadVideo(f'garbled: frame {len(frames)} is damaged')
+                if len(frames) == limits.max_frames:
+                    raise BadVideo(f'too long: more than {limits.max_frames} frames')
+                if frame.width * frame.height > limits.max_pixels:
+                    raise BadVideo(f'too large: {frame.width} x {frame.height} pixels')
+                if height is None:
+                    height, width = resized(frame.height, frame.width, short_side)
+                    turn = _display_turn(frame)
+                if frame.pts is not None and frame.time_base:
+                    times.append(float(frame.pts * frame.time_base))
+                    duration = float((frame.duration or 0) * frame.time_base)
+                    end = max(end or times[-1], times[-1] + duration)
+                frames.append(convert(np.ascontiguousarray(turn(_rgb(frame, height, width)))))
+    except (av.FFmpegError, ValueError, OSError) as error:
+        # FFmpeg refuses sizes above its option by an invalid argument.
+        raise BadVideo(f'garbled after {len(frames)} frames: {_reason(error)}') from error
+    if not frames:
+        raise BadVideo('no frames: the video stream is empty')
+
+    header_fps = float(stream.average_rate or stream.guessed_rate or 0) or _DEFAULT_FPS
+    span = max(times) - min(times) if len(times) == len(frames) else 0.0
+    fps = (len(frames) - 1) / span if span > 0 else header_fps
+    promised = _promised_seconds(container, stream)
+    length = max(end - min(times), 0) if times else 0.0
+    length = max(length, span + 1 / fps)
+    if promised and promised - length > max(2 / fps, 0.05 * promised):
+        raise BadVideo(f'truncated: {length:.2f} s of the {promised:.2f} s in its header')
+
+    turned_height, turned_width = turn(np.empty((height, width, 1), np.uint8)).shape[:2]
+    return Video(frames, fps, turned_height, turned_width)
+
+
+def _rgb(frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
+    return frame.to_ndarray(
+        format='rgb24', width=width, height=height, interpolation='LANCZOS', threads=1
+    )
+
+
+def _display_turn(frame: av.VideoFrame) -> Callable[[np.ndarray], np.ndarray]:
+    """The turn and mirroring [height, width, 3] -> the same, turned, of the display matrix.
+
+    The matrix maps pixels as x' = a x + c y, y' = b x + d y (libavutil/display.h); other angles than
+    multiples of 90 degrees go to the nearest.
+    """
+    data = frame.side_data.get('DISPLAYMATRIX')
+    if data is None:
+        return lambda image: image
+    a, b, _, c, d, *_ = struct.unpack('=9i', bytes(data))
+    transpose = abs(b) + abs(c) > abs(a) + abs(d)
+    flip_x, flip_y = (c < 0, b < 0) if transpose else (a < 0, d < 0)
+    return lambda image: (image.transpose(1, 0, 2) if transpose else image)[
+        :: -1 if flip_y else 1, :: -1 if flip_x else 1
+    ]
+
+
+def _promised_seconds(container, stream) -> float | None:
+    """The duration of the video stream that the container's header states, if it states one."""
+    if not _PROMISING_FORMATS & set(container.format.name.split(',')):
+        return None
+    if stream.duration is not None and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    # Matroska states each stream's duration in a tag, and the longest stream's in its header.
+    hours, _, rest = stream.metadata.get('DURATION', '').partition(':')
+    minutes, _, seconds = rest.partition(':')
+    try:
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    except ValueError:
+        alone = len(container.streams) == 1
+        return container.duration / av.time_base if alone and container.duration else None
