@@ -18,6 +18,7 @@ setup(
         'clu>=0.0.12',
         'dm-pix>=0.4.5',
         'einops>=0.8',
+        'etils[epath,epy]>=1.10',
         'flax>=0.12',
         'jax>=0.10',
         'jaxtyping>=0.3',
@@ -26,11 +27,13 @@ setup(
         'numpy>=2',
         'optax>=0.2.8',
         'orbax-checkpoint>=0.12',
+        'pillow>=11',
         'scikit-learn>=1.5',  # The digits and photographs of the embedded data set.
         'tensorboard>=2.20',  # clu imports it without declaring it.
         'tensorflow-cpu>=2.20; platform_system == "Linux" and platform_machine == "x86_64"',
         'tensorflow>=2.20; platform_system != "Linux" or platform_machine != "x86_64"',
         'tensorflow-datasets>=4.9.9',
+        'scipy>=1.14',
         'tqdm>=4.66',
     ],
     extras_require={
