@@ -12,7 +12,7 @@ help:
 	@echo 'make test      the fast tests'
 	@echo 'make test-all  all tests, parity with PyTorch references among them'
 	@echo 'make lint      ruff'
-	@echo 'make clean     remove $(VENV) and runs'
+	@echo 'make clean     remove $(VENV) and runs/demo'
 
 # The stamps are renewed when the dependencies change.
 $(VENV)/installed: setup.py constraints.txt
@@ -46,4 +46,4 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs/demo

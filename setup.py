@@ -32,7 +32,7 @@ setup(
         'tensorboard>=2.20',  # clu imports it without declaring it.
         'tensorflow-cpu>=2.20; platform_system == "Linux" and platform_machine == "x86_64"',
         'tensorflow>=2.20; platform_system != "Linux" or platform_machine != "x86_64"',
-        'tensorflow-datasets>=4.9.9',
+        'tensorflow-datasets>=4.9.9',  # Agreed for the stack; nothing reads it yet.
         'scipy>=1.14',
         'tqdm>=4.66',
     ],

@@ -46,6 +46,7 @@ def test_help_shows_how_it_is_called(command):
         ('predict', ('--workdir=nowhere', 'video.mp4'), "'nowhere' is no workdir"),
         ('predict', ('--workdir=nowhere',), 'FILE'),
         ('describe', (CONFIG, '--config.model.num_heads=5'), 'num_heads=5'),
+        ('describe', (CONFIG, '--config.model.tubelet=(2,8)'), 'tubelet=(2, 8)'),
         (
             'prepare',
             ('--videos=none', '--labels=none.csv', '--out=unused', '--split=train'),

@@ -59,9 +59,12 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            code = _complain(full_disk(error.filename))
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+            code = _complain(f'cannot read or write {error.filename}: {error.strerror}.')
+        else:
             raise
-        code = _complain(full_disk(error.filename))
     sys.exit(code)
 
 

@@ -6,6 +6,9 @@ them, for `model` in the model. A config that lacks one or has another is refuse
 """
 
 import dataclasses
+import functools
+import math
+import operator
 from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +19,7 @@ from vjax import models
 from vjax.data import pipeline, records
 from vjax.errors import UserError
 from vjax.models.fields import suggestion
+from vjax.training import optimizer
 
 KEYS = {
     '': {
@@ -73,14 +77,30 @@ KEYS = {
     },
 }
 
-POSITIVE = (
-    'batch_size',
-    'accumulate',
-    'log_every',
-    'eval.batch_size',
-    'checkpoint.every',
-    'checkpoint.keep_last',
-)
+# Least and most of a number; where the config leaves it open, it is not checked.
+RANGES = {
+    'seed': (0, 2**32 - 1),
+    'num_steps': (0, math.inf),
+    'num_epochs': (0, math.inf),
+    'batch_size': (1, math.inf),
+    'accumulate': (1, math.inf),
+    'ema': (0, 1),
+    'log_every': (1, math.inf),
+    'model.num_classes': (1, math.inf),
+    'loss.label_smoothing': (0, 1),
+    'loss.mixup': (0, math.inf),
+    'optimizer.learning_rate': (0, math.inf),
+    'optimizer.warmup_fraction': (0, 1),
+    'optimizer.momentum': (0, 1),
+    'optimizer.b1': (0, 1),
+    'optimizer.b2': (0, 1),
+    'optimizer.clip_norm': (0, math.inf),
+    'eval.every': (0, math.inf),
+    'eval.batch_size': (1, math.inf),
+    'checkpoint.every': (1, math.inf),
+    'checkpoint.keep_last': (1, math.inf),
+    'checkpoint.keep_best': (0, math.inf),
+}
 
 # What may differ when a run is resumed: nothing that a batch, a step or the schedule depends on.
 MAY_CHANGE = ('log_every', 'dataset.path', 'sharding.', 'eval.', 'checkpoint.', 'init_from')
@@ -141,9 +161,17 @@ def check(config: ml_collections.ConfigDict) -> None:
         keys = {field.name: f'see {reader.__module__}' for field in dataclasses.fields(reader)}
         _check_keys(config[section].keys(), keys, f'{section}.')
         reader(**config[section])
-    for key in POSITIVE:
-        if _get(config, key) < 1:
-            raise UserError(f'config.{key}={_get(config, key)} should be at least 1.')
+    for key, (least, most) in RANGES.items():
+        value = functools.reduce(operator.getitem, key.split('.'), config)
+        # Written so that a NaN is out of every range.
+        if value is not None and not least <= value <= most:
+            limits = f'at least {least}' if most == math.inf else f'from {least} to {most}'
+            raise UserError(f'config.{key}={value} should be {limits}.')
+    if config.optimizer.name not in optimizer.NAMES:
+        raise UserError(
+            f"config.optimizer.name='{config.optimizer.name}' is not one of "
+            f'{", ".join(optimizer.NAMES)}.'
+        )
     if not config.num_steps and not config.num_epochs:
         raise UserError('set config.num_steps or config.num_epochs.')
     if config.batch_size % config.accumulate:
@@ -210,12 +238,6 @@ def _leaves(tree: Mapping[str, Any], prefix: str = ''):
             yield from _leaves(value, f'{prefix}{key}.')
         else:
             yield prefix + key, value
-
-
-def _get(config: ml_collections.ConfigDict, key: str) -> Any:
-    for part in key.split('.'):
-        config = config[part]
-    return config
 
 
 def _check_keys(found: Iterable[str], keys: Mapping[str, str], prefix: str) -> None:

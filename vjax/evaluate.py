@@ -67,9 +67,10 @@ def evaluate_run(
         )
     if order:
         config.clip.order = order
-    mesh = sharding.make_mesh(config.sharding.mesh.to_dict())
+    # Not the run's mesh: evaluation may run on fewer devices than training did.
+    mesh = sharding.make_mesh({'data': -1})
     batch_size = batch_size or config.eval.batch_size
-    sharding.check_batch(mesh, batch_size, 1, 'eval.batch_size')
+    sharding.check_batch(mesh, batch_size, 1, '--batch_size')
     with jax.set_mesh(mesh):
         batches = pipeline.eval_batches(
             dataset,

@@ -4,8 +4,10 @@ The same command again goes on where the run stopped, exactly: after Ctrl-C, a k
 Every key of the config can be set, as in --config.optimizer.learning_rate=0.001.
 """
 
+import itertools
 import json
 import logging
+import math
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -42,10 +44,12 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
     # --- What to train on what, checked before anything is built ---
     configs.check(config)
     dataset = records.open_dataset(config.dataset.path)
+    if config.num_steps and config.num_epochs:
+        log.info('num_steps=%d counts, not num_epochs=%g', config.num_steps, config.num_epochs)
     config = configs.resolve(config, dataset)
     mesh = sharding.make_mesh(config.sharding.mesh.to_dict())
-    sharding.check_batch(mesh, config.batch_size, config.accumulate, 'batch_size')
-    sharding.check_batch(mesh, config.eval.batch_size, 1, 'eval.batch_size')
+    sharding.check_batch(mesh, config.batch_size, config.accumulate, 'config.batch_size')
+    sharding.check_batch(mesh, config.eval.batch_size, 1, 'config.eval.batch_size')
     about = {
         'config': json.loads(config.to_json()),
         'classes': list(dataset.classes),
@@ -139,6 +143,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
                 batch_size=config.eval.batch_size,
                 **hosts,
             )
+            videos = itertools.takewhile(lambda _: not interruption.signal, videos)
             return evaluate(eval_step, state.ema if config.ema else state.params, videos, mesh)
 
         # --- The loop ---
@@ -167,9 +172,18 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
                         progress.training(*unread)
                         unread = None
                 if evaluates:
-                    scores = validate(state)
-                    progress.evaluation(number, config.dataset.validation, scores)
-                if saves:
+                    found = validate(state)
+                    stop = stop or interruption.signal
+                    if (
+                        stop
+                    ):  # Half an evaluation is none; the state is what there is no time to lose.
+                        evaluates = False
+                    elif not math.isfinite(found['loss']):
+                        raise UserError(f'the validation loss is not finite at step {number}.')
+                    else:
+                        scores = found
+                        progress.evaluation(number, config.dataset.validation, scores)
+                if saves or stop:
                     checkpoints.save(state, about, scores if evaluates else None)
                 if stop:
                     break
@@ -195,6 +209,7 @@ def open_workdir(
         workdir,
         keep_last=config.checkpoint.keep_last,
         keep_best=config.checkpoint.keep_best,
+        remove_unfinished=True,
     )
     if checkpoints.steps:
         saved = runs.read_about(workdir)

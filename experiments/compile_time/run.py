@@ -28,7 +28,9 @@ def compile_seconds(depth: int, unroll: bool) -> float:
     video = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), video)['params']
     start = time.perf_counter()
-    jax.jit(jax.grad(lambda p, v: model.apply({'params': p}, v).sum())).lower(params, video).compile()
+    jax.jit(jax.grad(lambda p, v: model.apply({'params': p}, v).sum())).lower(
+        params, video
+    ).compile()
     return time.perf_counter() - start
 
 

@@ -56,6 +56,11 @@ def test_equal_logits_are_not_a_hit():
     assert float(jnp.sum(metrics.in_top_k(jnp.zeros((2, 10)), label, 5))) == 0
 
 
+def test_logits_that_are_not_numbers_are_not_a_hit():
+    logits = jnp.full((2, 10), jnp.nan)
+    assert float(jnp.sum(metrics.in_top_k(logits, jnp.array([0, 9], jnp.int32), 5))) == 0
+
+
 @pytest.mark.parametrize('k', [1, 2, 5])
 def test_top_k_equals_sorting(k):
     rng = np.random.default_rng(0)

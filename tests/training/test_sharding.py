@@ -67,4 +67,4 @@ def test_a_batch_is_split_over_the_data_axis():
     assert array.sharding.spec == P('data')
     assert array.addressable_shards[0].data.shape == (2,)
     with pytest.raises(UserError, match='multiple of 8'):
-        sharding.check_batch(mesh, 12, 1, 'batch_size')
+        sharding.check_batch(mesh, 12, 1, 'config.batch_size')

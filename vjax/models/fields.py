@@ -20,6 +20,12 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
         raise UserError(f'{name}={value!r} is not one of {", ".join(choices)}{hint}')
 
 
+def check_extents(name: str, extents: tuple[int, ...], axes: Collection[str]) -> None:
+    """Raises a UserError unless there is one positive whole number for each axis."""
+    if len(extents) != len(axes) or min(extents) < 1:
+        raise UserError(f'{name}={tuple(extents)} should be {", ".join(axes)}, each at least 1')
+
+
 def check_divides(name: str, value: int, by_name: str, by: int) -> None:
     """Raises a UserError that names the nearest valid values unless `by` divides the value."""
     if value < 1 or value % by:
@@ -30,6 +36,9 @@ def check_divides(name: str, value: int, by_name: str, by: int) -> None:
 
 def check_transformer(model: Any, classifiers: Collection[str]) -> None:
     """The checks that every transformer shares, on the fields of the given model."""
+    for name in ('num_classes', 'width', 'depth', 'num_heads', 'mlp_dim'):
+        if getattr(model, name) < 1:
+            raise UserError(f'{name}={getattr(model, name)} should be at least 1')
     if model.width % model.num_heads:
         raise UserError(f'num_heads={model.num_heads} does not divide width={model.width}')
     check_choice('classifier', model.classifier, classifiers)

@@ -72,6 +72,7 @@ class ViT(nn.Module):
           UserError: a field has an unknown value, or sizes do not divide as they must.
         """
         fields.check_transformer(self, classifiers=('token', 'gap', 'map'))
+        fields.check_extents('patch', self.patch, ('height', 'width'))
         if len(input_shape) != 3:
             raise UserError(f'ViT takes images (height, width, channels), not {input_shape}')
         for name, size, patch in zip(('height', 'width'), input_shape[:2], self.patch, strict=True):

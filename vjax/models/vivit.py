@@ -150,6 +150,12 @@ class ViViT(nn.Module):
         """
         fields.check_choice('attention', self.attention, ATTENTIONS)
         fields.check_transformer(self, classifiers=('token', 'gap'))
+        fields.check_extents('tubelet', self.tubelet, ('time', 'height', 'width'))
+        if self.attention == 'factorised_encoder' and self.temporal_depth < 1:
+            raise UserError(
+                f'temporal_depth={self.temporal_depth}: without a temporal encoder it is '
+                'attention="average_pool"'
+            )
         fields.check_choice('embedding', self.embedding, ('tubelet', 'uniform_frames'))
         fields.check_choice('tubelet_init', self.tubelet_init, TUBELET_INITIALIZERS)
         fields.check_choice('attention_order', self.attention_order, ('time_space', 'space_time'))

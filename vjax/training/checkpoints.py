@@ -5,7 +5,7 @@ import logging
 import shutil
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,23 @@ class Checkpoints:
     flipped bit, and `about`, a JSON record (config, classes, fingerprint).
     """
 
-    def __init__(self, workdir: str | Path, *, keep_last: int = 2, keep_best: int = 1):
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        keep_last: int = 2,
+        keep_best: int = 1,
+        remove_unfinished: bool = False,
+    ):
+        """Opens a run's checkpoints.
+
+        Args:
+            workdir: of the run.
+            keep_last: how many of the latest stay.
+            keep_best: how many stay for their validation top-1.
+            remove_unfinished: deletes what a killed run left half-written. For the trainer only: to
+                a reader, a running trainer's save looks the same.
+        """
         policies = ocp.training.preservation_policies
         self.directory = Path(workdir).absolute() / 'checkpoints'
         self._checkpointer = ocp.training.Checkpointer(
@@ -49,7 +65,7 @@ class Checkpoints:
                     ),
                 ]
             ),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=remove_unfinished,
         )
 
     @property
@@ -105,24 +121,21 @@ class Checkpoints:
     def restore_latest(self, abstract: State) -> State | None:
         """The newest state that can be read; None where there is no checkpoint at all.
 
-        A damaged checkpoint is said in the log and moved to `<workdir>/damaged_checkpoints`, and the
-        one before it is tried.
+        A damaged checkpoint is said in the log and the one before it is tried; once one was read, the
+        damaged ones are moved to `<workdir>/damaged_checkpoints`.
 
         Raises:
             UserError: there are checkpoints and all of them are damaged.
         """
-        steps = self.steps
+        steps, damaged = self.steps, []
         for step in reversed(steps):
             try:
                 items = self._load(step, _split(abstract))
             except DamagedCheckpoint as error:
-                aside = self.directory.parent / 'damaged_checkpoints' / str(step)
-                aside.parent.mkdir(exist_ok=True)
-                shutil.rmtree(aside, ignore_errors=True)
-                (self.directory / str(step)).rename(aside)
-                self._checkpointer.reload()
-                log.warning('checkpoint %s is damaged (%s); moved it to %s', step, error, aside)
+                log.warning('checkpoint %s of %s is damaged: %s', step, self.directory, error)
+                damaged.append(step)
                 continue
+            self._move_aside(damaged)
             return State(**items['model'], **items['training'])
         if steps:
             raise UserError(
@@ -130,6 +143,16 @@ class Checkpoints:
                 f'another --workdir.'
             )
         return None
+
+    def _move_aside(self, steps: Sequence[int]) -> None:
+        for step in steps:
+            aside = self.directory.parent / 'damaged_checkpoints' / str(step)
+            aside.parent.mkdir(exist_ok=True)
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.directory / str(step)).rename(aside)
+            log.warning('moved checkpoint %s to %s', step, aside)
+        if steps:
+            self._checkpointer.reload()
 
     def wait(self) -> None:
         """Returns when everything is on disk.
@@ -152,7 +175,7 @@ class Checkpoints:
             try:
                 found = self._checkpointer.load_checkpointables(step, {**abstract, **sums})
             except Exception as error:  # Whatever a damaged file makes Orbax and TensorStore raise.
-                raise DamagedCheckpoint(_first_line(_root_cause(error))) from error
+                raise DamagedCheckpoint(_first_line(error)) from error
             finally:
                 gc.collect()
                 sys.unraisablehook = hook
@@ -169,9 +192,8 @@ class Checkpoints:
         except Exception as error:  # Orbax wraps what the file system said in many types.
             for unfinished in self.directory.glob('*.orbax-checkpoint-tmp'):
                 shutil.rmtree(unfinished, ignore_errors=True)
-            root = _root_cause(error)
-            full = 'No space left' in str(root) or 'quota exceeded' in str(root)
-            said = 'the disk is full' if full else _first_line(root)
+            full = any('No space left' in str(each) for each in _chain(error))
+            said = 'the disk is full' if full else _first_line(error)
             raise UserError(
                 f'could not write a checkpoint to {self.directory}: {said}; mend that and run the same '
                 f'command again, the checkpoints before it are whole.'
@@ -215,10 +237,11 @@ def _replicated_like(leaf: jax.ShapeDtypeStruct) -> jax.sharding.Sharding:
             return sharding
 
 
-def _root_cause(error: BaseException) -> BaseException:
-    while error.__cause__ or error.__context__:
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and all that it was raised from."""
+    while error is not None:
+        yield error
         error = error.__cause__ or error.__context__
-    return error
 
 
 def _first_line(error: BaseException) -> str:

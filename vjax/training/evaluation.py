@@ -16,7 +16,8 @@ def evaluate(
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh: Mesh,
 ) -> dict[str, float]:
-    """Mean `loss`, `top1` and `top5` in [0, 1] over all examples of `batches`, and `num_videos`.
+    """Mean `loss`, `top1` and `top5` in [0, 1] over all examples of `batches`, and `num_videos`; empty
+    where there is no batch.
 
     Args:
         eval_step: the jitted result of `step.make_eval_step`.
@@ -24,8 +25,13 @@ def evaluate(
         batches: this process's slices of evaluation batches; each process yields equally many.
         mesh: of the parameters.
     """
-    # Fetched at the end only, so that the device never waits for the host.
-    sums = [eval_step(params, sharding.to_devices(batch, mesh)) for batch in batches]
+    sums = []
+    for batch in batches:
+        sums.append(eval_step(params, sharding.to_devices(batch, mesh)))
+        # The device never waits for the host, and no more than two batches queue up on it.
+        jax.block_until_ready(sums[-3:-2])
+    if not sums:
+        return {}
     sums = jax.device_get(sums)
     total = {name: sum(float(part[name]) for part in sums) for name in sums[0]}
     return {**metrics.means(total), 'num_videos': int(total['num'])}

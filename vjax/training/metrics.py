@@ -17,10 +17,11 @@ def in_top_k(
     """1 where fewer than `k` classes score at least as high as the label.
 
     Ties count against the label: logits that are all equal (a head left at initialisation) score 0,
-    not the accuracy of whichever class comes first.
+    not the accuracy of whichever class comes first; so do logits that are not numbers.
     """
     own = jnp.take_along_axis(logits, label[:, None], axis=-1)
-    rivals = jnp.sum(logits >= own, axis=-1) - 1
+    # Not `logits >= own`, by which a NaN would beat nobody.
+    rivals = jnp.sum(~(logits < own), axis=-1) - 1
     return (rivals < min(k, logits.shape[-1])).astype(jnp.float32)
 
 

@@ -10,6 +10,8 @@ import optax
 from vjax.errors import UserError
 from vjax.training import rules
 
+NAMES = ('sgd', 'adamw')
+
 
 def learning_rate_schedule(
     learning_rate: float, warmup_fraction: float, num_steps: int
@@ -85,7 +87,7 @@ def build(
         case 'adamw':
             scale = optax.scale_by_adam(b1=b1, b2=b2)
         case _:
-            raise UserError(f"config.optimizer.name is '{name}'; choose 'sgd' or 'adamw'.")
+            raise UserError(f"there is no optimiser '{name}'; choose one of {', '.join(NAMES)}.")
     decay_rates = rules.match(weight_decay, params, 'optimizer.weight_decay')
     factors = rules.match(learning_rate_scale, params, 'optimizer.learning_rate_scale')
     decay = _per_leaf(lambda gradient, param, rate: gradient + rate * param, decay_rates)

@@ -1,5 +1,7 @@
 """What a run leaves to read: metrics.jsonl, TensorBoard, its config and its environment."""
 
+import contextlib
+import errno
 import importlib.metadata
 import json
 import logging
@@ -8,12 +10,14 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 from etils import epy
+
+from vjax.data.records import write_atomically
 
 with epy.lazy_imports():
     from clu import metric_writers
@@ -33,16 +37,20 @@ PACKAGES = (
 )
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file in one step, so that a reader never sees half of it."""
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(text, encoding='utf-8')
-    temporary.replace(path)
-
-
 def write_json(path: Path, value: Any) -> None:
-    """`write_atomically`, as indented JSON."""
+    """Replaces a file by indented JSON in one step, so that a reader never sees half of it."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
+
+
+@contextlib.contextmanager
+def _full_disk_as_oserror(path: Path) -> Iterator[None]:
+    """TensorFlow says in errors of its own that the disk is full."""
+    try:
+        yield
+    except Exception as error:
+        if 'No space left' not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from error
 
 
 def environment() -> dict[str, Any]:
@@ -112,15 +120,17 @@ class MetricsLog:
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends one report."""
-        self._file.write(json.dumps({'step': step, **scalars}) + '\n')
-        self._file.flush()
-        self._tensorboard.write_scalars(step, dict(scalars))
+        with _full_disk_as_oserror(self._path.parent):
+            self._file.write(json.dumps({'step': step, **scalars}) + '\n')
+            self._file.flush()
+            self._tensorboard.write_scalars(step, dict(scalars))
 
     def close(self) -> None:
         """Flushes both."""
-        self._tensorboard.flush()
-        self._tensorboard.close()
-        self._file.close()
+        with _full_disk_as_oserror(self._path.parent):
+            self._tensorboard.flush()
+            self._tensorboard.close()
+            self._file.close()
 
 
 class NoLog:
@@ -161,7 +171,8 @@ class Progress:
             {
                 **scalars,
                 'clips_per_second': steps_per_second * self._batch_size,
-                # Of the whole run, resumed or not; what a killed run had not reported is not in it.
+                # Of the whole run with its evaluations, resumed or not; what a killed run had not
+                # reported is not in it.
                 'seconds': self._log.seconds_before + now - self._start,
             },
         )
@@ -178,7 +189,7 @@ class Progress:
         self._step, self._since = step, now
 
     def evaluation(self, step: int, split: str, scores: Mapping[str, float]) -> None:
-        """Writes the metrics of an evaluation; the time it took is not counted as training."""
+        """Writes the metrics of an evaluation; the clips per second leave its time out."""
         self._log.write(step, {f'{split}/{name}': value for name, value in scores.items()})
         logger.info(
             'step %d/%d  %s: loss %.4f  top-1 %.2f %%  top-5 %.2f %%  of %d videos',

@@ -18,6 +18,9 @@ from vjax.training.rules import path_name
 
 log = logging.getLogger(__name__)
 
+# What `write_about` leaves in config.json.
+ABOUT = frozenset({'config', 'classes', 'fingerprint', 'settings'})
+
 
 class Run(NamedTuple):
     """A trained model as its workdir describes it.
@@ -53,7 +56,10 @@ def read_about(workdir: str | Path) -> dict[str, Any]:
     """
     path = Path(workdir) / 'config.json'
     try:
-        return json.loads(path.read_text(encoding='utf-8'))
+        about = json.loads(path.read_text(encoding='utf-8'))
+        if not isinstance(about, dict) or not about.keys() >= ABOUT:
+            raise ValueError(f'it lacks one of {", ".join(sorted(ABOUT))}')
+        return about
     except FileNotFoundError:
         raise UserError(
             f"'{workdir}' is no workdir of a run: it has no config.json; train first, or mend --workdir."

@@ -26,7 +26,7 @@ def make_mesh(axes: Mapping[str, int]) -> Mesh:
     num_devices = jax.device_count()
     open_axes = [name for name, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
-    if len(open_axes) == 1 and num_devices % fixed == 0:
+    if len(open_axes) == 1 and fixed > 0 and num_devices % fixed == 0:
         sizes[open_axes[0]] = num_devices // fixed
     if 'data' not in sizes or math.prod(sizes.values()) != num_devices:
         raise UserError(
@@ -43,7 +43,7 @@ def check_batch(mesh: Mesh, batch_size: int, microbatches: int, key: str) -> Non
     """Refuses a batch that the devices cannot share evenly.
 
     Raises:
-        UserError: naming the config key of the batch size.
+        UserError: naming the `key` that the batch size was set by.
     """
     share = mesh.shape['data'] * microbatches
     if batch_size % share:
@@ -51,8 +51,7 @@ def check_batch(mesh: Mesh, batch_size: int, microbatches: int, key: str) -> Non
             microbatches > 1
         )
         raise UserError(
-            f'config.{key}={batch_size} cannot be shared evenly by {parts}; make it a multiple of '
-            f'{share}.'
+            f'{key}={batch_size} cannot be shared evenly by {parts}; make it a multiple of {share}.'
         )
 
 
