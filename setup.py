@@ -1,12 +1,14 @@
 """Packaging of vjax. Versions are loose here and pinned together in constraints.txt."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
     name='vjax',
     version='0.1.0',
     description='Video transformers in JAX: from mp4 files to trained, evaluated, usable models.',
-    long_description=open('README.md', encoding='utf-8').read(),
+    long_description=Path('README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['vjax', 'vjax.*']),

@@ -174,9 +174,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
                 if evaluates:
                     found = validate(state)
                     stop = stop or interruption.signal
-                    if (
-                        stop
-                    ):  # Half an evaluation is none; the state is what there is no time to lose.
+                    if stop:
+                        # Half an evaluation is none, and there is no time to lose for the state.
                         evaluates = False
                     elif not math.isfinite(found['loss']):
                         raise UserError(f'the validation loss is not finite at step {number}.')
