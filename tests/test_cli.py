@@ -165,10 +165,20 @@ def test_run_turns_outcomes_into_exit_codes(outcome, code, stderr, capsys):
 
 def test_run_leaves_bugs_alone():
     def main(argv):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), 'disk')
+
+    with pytest.raises(OSError, match='disk'):
+        cli.run(main)
+
+
+def test_run_says_what_may_not_be_written(capsys):
+    def main(argv):
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), 'secret')
 
-    with pytest.raises(PermissionError):
+    with pytest.raises(SystemExit) as exit_info:
         cli.run(main)
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err == 'error: cannot read or write secret: Permission denied.\n'
 
 
 def test_importing_cli_is_light():

@@ -82,10 +82,12 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         state = checkpoints.restore_latest(abstract)
         if state is None:
             state, start_step = start(config, init_params, tx, shardings), 0
+            owes_evaluation = False
         else:
             start_step = int(jax.device_get(state.step))
+            owes_evaluation = checkpoints.about(start_step)['owes_evaluation']
             log.info('resuming %s from its checkpoint at step %d', workdir, start_step)
-        if start_step >= config.num_steps:
+        if start_step >= config.num_steps and not owes_evaluation:
             log.info('%s is finished: all %d steps are done', workdir, config.num_steps)
             checkpoints.close()
             return {}
@@ -134,7 +136,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
                 config.dataset.validation,
             )
 
-        def validate(state: State) -> dict[str, float]:
+        def validate(state: State, number: int) -> dict[str, float] | None:
+            """Scores the state after step `number`; None where a signal came meanwhile."""
             videos = pipeline.eval_batches(
                 dataset,
                 config.dataset.validation,
@@ -144,15 +147,28 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
                 **hosts,
             )
             videos = itertools.takewhile(lambda _: not interruption.signal, videos)
-            return evaluate(eval_step, state.ema if config.ema else state.params, videos, mesh)
+            params = state.ema if config.ema else state.params
+            scores = evaluate(eval_step, params, videos, mesh)
+            if interruption.signal:
+                return None  # Half an evaluation is none.
+            if not math.isfinite(scores['loss']):
+                raise UserError(f'the validation loss is not finite at step {number}.')
+            progress.evaluation(number, config.dataset.validation, scores)
+            return scores
 
         # --- The loop ---
         first = jax.process_index() == 0
         metrics_log = reporting.MetricsLog(workdir, start_step) if first else reporting.NoLog()
         progress = reporting.Progress(metrics_log, start_step, config.num_steps, config.batch_size)
-        scores: dict[str, float] = {}
+        scores = None
         unread = None  # The latest report, read when the next step is already on its way.
+        stop = None
         with Interruption() as interruption, closing(metrics_log), closing(checkpoints):
+            if owes_evaluation:
+                scores = validate(state, start_step)
+                if interruption.signal:
+                    raise SystemExit(128 + interruption.signal)
+                checkpoints.save(state, about | {'owes_evaluation': False}, scores)
             for number, batch in enumerate(batches, start_step + 1):
                 state, report = train_step(state, sharding.to_devices(batch, mesh))
                 last, stop = number == config.num_steps, interruption.signal
@@ -172,24 +188,18 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
                         progress.training(*unread)
                         unread = None
                 if evaluates:
-                    found = validate(state)
+                    scores = None if stop else validate(state, number)
                     stop = stop or interruption.signal
-                    if stop:
-                        # Half an evaluation is none, and there is no time to lose for the state.
-                        evaluates = False
-                    elif not math.isfinite(found['loss']):
-                        raise UserError(f'the validation loss is not finite at step {number}.')
-                    else:
-                        scores = found
-                        progress.evaluation(number, config.dataset.validation, scores)
                 if saves or stop:
-                    checkpoints.save(state, about, scores if evaluates else None)
+                    # What a signal leaves undone, the resumed run does first.
+                    owes = {'owes_evaluation': bool(evaluates and scores is None)}
+                    checkpoints.save(state, about | owes, scores if evaluates else None)
                 if stop:
                     break
-    if interruption.signal and not last:
-        log.info('%s at step %d: saved; the same command goes on', interruption.signal.name, number)
-        raise SystemExit(128 + interruption.signal)
-    return scores
+    if stop:
+        log.info('%s at step %d: saved; the same command goes on', stop.name, number)
+        raise SystemExit(128 + stop)
+    return scores or {}
 
 
 def open_workdir(
