@@ -76,7 +76,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     assert checkpoints.about(5) == {'config': {'seed': 0}, 'step': 5}
 
 
-@pytest.mark.parametrize('damage', ['truncated', 'missing', 'one bit', 'metadata'])
+@pytest.mark.parametrize('damage', ['truncated', 'missing', 'one bit', 'metadata', 'about'])
 def test_a_damaged_latest_checkpoint_falls_back_to_the_one_before(tmp_path, damage, caplog):
     save(tmp_path, [1, 2]).close()
     latest = tmp_path / 'checkpoints' / '2'
@@ -90,6 +90,8 @@ def test_a_damaged_latest_checkpoint_falls_back_to_the_one_before(tmp_path, dama
         victim.unlink()
     elif damage == 'metadata':
         victim.write_bytes(b'')
+    elif damage == 'about':
+        (latest / '_CHECKPOINT_METADATA').write_bytes(b'')
     else:
         content[len(content) // 2] ^= 1
         victim.write_bytes(content)

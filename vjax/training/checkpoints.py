@@ -131,6 +131,7 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 items = self._load(step, _split(abstract))
+                self.about(step)  # The trainer reads it next.
             except DamagedCheckpoint as error:
                 log.warning('checkpoint %s of %s is damaged: %s', step, self.directory, error)
                 damaged.append(step)
@@ -154,16 +155,12 @@ class Checkpoints:
         if steps:
             self._checkpointer.reload()
 
-    def wait(self) -> None:
-        """Returns when everything is on disk.
+    def close(self) -> None:
+        """Returns when everything is on disk, and frees the checkpointer's threads.
 
         Raises:
             UserError: it could not be written, for instance because the disk is full.
         """
-        self._guard(self._checkpointer.wait)
-
-    def close(self) -> None:
-        """Waits, and frees the checkpointer's threads."""
         self._guard(self._checkpointer.close)
 
     def _load(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
