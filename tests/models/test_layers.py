@@ -233,8 +233,8 @@ def test_initialisers():
     init = jax.jit(functools.partial(encoder.init, train=False))
     params = init(jax.random.key(0), jnp.zeros((1, 100, 32)))['params']
     assert not params['class_token'].any()
-    assert params['position_embedding'].shape == (1, 101, 32)
-    assert abs(params['position_embedding'].std() - 0.02) < 1e-3
+    assert params['position_embedding']['table'].shape == (1, 101, 32)
+    assert abs(params['position_embedding']['table'].std() - 0.02) < 1e-3
     up = params['blocks']['mlp']['up']
     assert up['kernel'].shape == (2, 32, 64)
     assert abs(np.abs(up['kernel']).max() - np.sqrt(6 / (32 + 64))) < 1e-3  # Xavier uniform.

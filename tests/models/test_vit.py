@@ -18,7 +18,7 @@ def test_classifiers(classifier, rows, random_params):
     model = vit(classifier=classifier, representation_size=5)
     image = jnp.ones((2, 8, 16, 3))
     params = random_params(model, image)
-    assert params['encoder']['position_embedding'].shape == (1, rows, 8)
+    assert params['encoder']['position_embedding']['table'].shape == (1, rows, 8)
     assert params['embedding']['kernel'].shape == (4, 2, 3, 8)
     logits = jax.jit(model.apply)({'params': params}, image)
     assert logits.shape == (2, 3)

@@ -62,7 +62,7 @@ def test_gives_the_same_logits_and_attention_maps_with_and_without_a_mesh(attent
     assert logits.shape == (8, 5)
     assert logits.dtype == jnp.float32
     assert np.std(logits, axis=0).min() > 0.01  # Clips are told apart.
-    assert vit.grid(SHAPE) == (4, 2, 3)
+    assert vit.token_grid(SHAPE) == (4, 2, 3)
     assert vit.num_tokens(SHAPE) == 24
 
     sown = jax.tree_util.tree_leaves_with_path(state['intermediates'])
@@ -259,7 +259,7 @@ def test_wraps_as_an_nnx_module(random_params):
         ),
         ({'num_heads': 3}, SHAPE, 'num_heads=3 does not divide width=8'),
         ({'temporal_num_heads': 3}, SHAPE, 'temporal_num_heads=3 does not divide width=8'),
-        ({'classifier': 'map'}, SHAPE, "classifier='map' is not one of token, gap"),
+        ({'classifier': 'sum'}, SHAPE, "classifier='sum' is not one of token, gap, map"),
         ({'attention_order': 'time'}, SHAPE, 'not one of time_space, space_time'),
         ({'embedding': 'uniform_frames'}, SHAPE, 'needs num_sampled_frames'),
         (

@@ -14,8 +14,16 @@ from typing import Any
 from vjax.errors import UserError
 from vjax.models.fields import suggestion
 
-# Each file is imported when its model is built.
-MODELS = {'vit': 'ViT', 'vivit': 'ViViT'}
+# Name -> file and class. Each file is imported when its model is built.
+MODELS = {
+    'vit': ('vit', 'ViT'),
+    'vivit': ('vivit', 'ViViT'),
+    'token_learner': ('token_learner', 'TokenLearnerViT'),
+    'token_learner_video': ('token_learner', 'TokenLearnerViViT'),
+    'mtv': ('mtv', 'MTV'),
+    'lookupvit': ('lookupvit', 'LookupViT'),
+    'lookupvivit': ('lookupvit', 'LookupViViT'),
+}
 
 
 def build(name: str, **fields: Any) -> Any:
@@ -30,7 +38,8 @@ def build(name: str, **fields: Any) -> Any:
         raise UserError(
             f'unknown model {name!r}{suggestion(name, MODELS)} (models: {", ".join(MODELS)})'
         )
-    cls = getattr(importlib.import_module(f'vjax.models.{name}'), MODELS[name])
+    file, class_name = MODELS[name]
+    cls = getattr(importlib.import_module(f'vjax.models.{file}'), class_name)
     known = {
         field.name: field
         for field in dataclasses.fields(cls)
@@ -47,4 +56,9 @@ def build(name: str, **fields: Any) -> Any:
     ]
     if missing:
         raise UserError(f'the model {name!r} needs the fields {", ".join(missing)}')
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    return cls(**{name: _tuples(value) for name, value in fields.items()})
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, those within lists too."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

@@ -44,6 +44,7 @@ def check_transformer(model: Any, classifiers: Collection[str]) -> None:
     check_choice('classifier', model.classifier, classifiers)
     check_choice('remat', model.remat, ('none', 'dots', 'full'))
     check_choice('dtype', model.dtype, ('float32', 'bfloat16'))
+    check_choice('positions', model.positions, ('learned', 'factorised', 'sincos'))
     for name in ('dropout', 'attention_dropout', 'stochastic_depth'):
         if not 0 <= getattr(model, name) < 1:
             raise UserError(f'{name}={getattr(model, name)} is not a rate between 0 and 1')

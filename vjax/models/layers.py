@@ -14,13 +14,17 @@ In einsum subscripts: b batch, q queries, m keys, h heads, k width of a head, d 
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
+
+from vjax.models.positions import PositionEmbedding
 
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-6)
 xavier = nn.initializers.xavier_uniform()
@@ -109,11 +113,15 @@ class Attention(nn.Module):
       num_heads: Number of heads; divides the width.
       dropout: Rate of dropout on the attention weights.
       dtype: What the products are computed in; the softmax is always float32.
+      qkv_width: Width of queries, keys and values over all heads; 0 for that of the queries' tokens.
+      out_init: Initialiser of the output's kernel.
     """
 
     num_heads: int
     dropout: float = 0.0
     dtype: str = 'float32'
+    qkv_width: int = 0
+    out_init: Callable = xavier
 
     @nn.compact
     def __call__(
@@ -124,13 +132,14 @@ class Attention(nn.Module):
         train: bool,
     ) -> Float[Array, 'batch queries dim']:
         width = queries.shape[-1]
-        heads = (self.num_heads, width // self.num_heads)
+        heads = (self.num_heads, (self.qkv_width or width) // self.num_heads)
         dense = functools.partial(nn.DenseGeneral, kernel_init=xavier, dtype=self.dtype)
         query = dense(heads, name='query')(queries)
         key = dense(heads, name='key')(context)
         value = dense(heads, name='value')(context)
         attended = self.attend(query, key, value, train)
-        return dense(width, axis=(-2, -1), name='out')(attended)
+        out = dense(width, axis=(-2, -1), kernel_init=self.out_init, name='out')
+        return out(attended)
 
     def attend(
         self,
@@ -256,6 +265,7 @@ class Encoder(nn.Module):
       remat: What the backward pass computes again: 'none', 'dots' (all but matmuls) or 'full'.
       unroll: Blocks per step of the scan, True for all. Changes speed and costs' counting alone.
       dtype: What the blocks compute in: 'float32' or 'bfloat16'.
+      positions, position_grid: See `positions.PositionEmbedding`.
       block: Makes the repeated block; `EncoderBlock` or one with its fields and signature.
     """
 
@@ -269,20 +279,25 @@ class Encoder(nn.Module):
     remat: str = 'none'
     unroll: int | bool = 1
     dtype: str = 'float32'
+    positions: str = 'learned'
+    position_grid: tuple[int, ...] = ()
     block: Callable[..., nn.Module] = EncoderBlock
 
     @nn.compact
     def __call__(
         self, features: Float[Array, 'batch *grid dim'], *, train: bool
     ) -> Float[Array, 'batch dim']:
+        grid = features.shape[1:-1]
         x = einops.rearrange(features, 'b ... d -> b (...) d')
         batch, _, width = x.shape
-        if self.classifier == 'token':
+        num_class_tokens = int(self.classifier == 'token')
+        if num_class_tokens:
             token = self.param('class_token', nn.initializers.zeros, (1, 1, width))
             x = jnp.concatenate([jnp.broadcast_to(token, (batch, 1, width)), x], axis=1)
-        x = x + self.param('position_embedding', nn.initializers.normal(0.02), (1, *x.shape[1:]))
+        positions = PositionEmbedding(self.positions, self.position_grid, name='position_embedding')
+        x = x + positions(grid, width, extra=num_class_tokens)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
-        x = self.run_blocks(x, train)
+        x = self.run_blocks(x, grid, train)
         x = LayerNorm(name='norm')(x)
         self.sow('intermediates', 'tokens', x)
 
@@ -293,48 +308,106 @@ class Encoder(nn.Module):
         return x.mean(axis=1)
 
     def run_blocks(
-        self, x: Float[Array, 'batch tokens dim'], train: bool
-    ) -> Float[Array, 'batch tokens dim']:
-        """Applies the blocks, one after another, as one scan over their stacked parameters."""
-        block = self.block(
+        self, x: Float[Array, 'batch tokens dim'], grid: tuple[int, ...], train: bool
+    ) -> Float[Array, 'batch newtokens dim']:
+        """Applies the blocks; `grid` is the tokens', without the class token."""
+        del grid
+        return self.scan(self.make_block('blocks'), x, train)
+
+    def make_block(self, name: str) -> nn.Module:
+        """The repeated block, made from this encoder's sizes and rates."""
+        return self.block(
             num_heads=self.num_heads,
             mlp_dim=self.mlp_dim,
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             dtype=self.dtype,
-            name='blocks',
+            name=name,
         )
 
-        def apply(block, x, drop_rate):
-            return block(constrain_batch(x), drop_rate, train=train), None
+    def scan(
+        self, block: nn.Module, x: Any, train: bool, start: int = 0, stop: int | None = None
+    ) -> Any:
+        """Applies `block` for the layers from `start` to before `stop` of this encoder."""
+        rates = drop_rates(self.stochastic_depth, self.depth)[start:stop]
+        return scan_blocks(block, x, rates, train=train, remat=self.remat, unroll=self.unroll)
 
-        if self.remat != 'none':
-            # The scan's own loop already keeps the two computations apart.
-            apply = nn.remat(apply, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
-        scan = nn.scan(
-            apply,
-            variable_axes={'params': 0, 'intermediates': 0},
-            split_rngs={'params': True, 'dropout': True},
-            length=self.depth,
-            unroll=self.unroll,
-        )
-        rates = None
-        if self.stochastic_depth:
-            rates = self.stochastic_depth * jnp.arange(self.depth) / max(self.depth - 1, 1)
-        return scan(block, x, rates)[0]
+
+# What a model hands on to each of its encoders.
+ENCODER_FIELDS = (
+    'depth',
+    'num_heads',
+    'mlp_dim',
+    'classifier',
+    'dropout',
+    'attention_dropout',
+    'stochastic_depth',
+    'remat',
+    'unroll',
+    'dtype',
+    'positions',
+    'position_grid',
+)
+
+
+def drop_rates(rate: float, depth: int) -> np.ndarray:
+    """Stochastic depth's rate in each of `depth` layers: growing linearly from 0 to `rate`."""
+    return (rate * np.arange(depth) / max(depth - 1, 1)).astype(np.float32)
+
+
+def scan_blocks(
+    block: nn.Module, carry: Any, rates: np.ndarray, *, train: bool, remat: str, unroll: int | bool
+) -> Any:
+    """Applies a block once for each of `rates`, as one scan over its stacked parameters.
+
+    One trace and one compilation whatever the number of layers; the block's parameters carry a
+    leading axis of that length.
+
+    Args:
+      block: Called as block(carry, drop_rate, train=train); returns the new carry.
+      carry: Tokens [batch, tokens, dim], or a pytree of such.
+      rates: Stochastic depth's rate in each layer; None is handed on where all are 0.
+      train: Handed on.
+      remat: What the backward pass computes again: 'none', 'dots' (all but matmuls) or 'full'.
+      unroll: Layers per step of the scan, True for all.
+    """
+    if not len(rates):
+        return carry
+
+    def apply(block, carry, drop_rate):
+        return block(jax.tree.map(constrain_batch, carry), drop_rate, train=train), None
+
+    if remat != 'none':
+        # The scan's own loop already keeps the two computations apart.
+        apply = nn.remat(apply, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    scan = nn.scan(
+        apply,
+        variable_axes={'params': 0, 'intermediates': 0},
+        split_rngs={'params': True, 'dropout': True},
+        length=len(rates),
+        unroll=unroll,
+    )
+    return scan(block, carry, jnp.asarray(rates) if rates.any() else None)[0]
 
 
 class Head(nn.Module):
     """Linear classifier, behind a tanh layer of `representation_size` units unless that is 0.
 
     Its kernel starts at zero: a head that was never trained or loaded gives uniform predictions.
+    `bias_init` is what its bias starts from; -10 suits a sigmoid loss over many classes.
     """
 
     num_classes: int
     representation_size: int = 0
+    bias_init: float = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, 'batch dim']) -> Float[Array, 'batch classes']:
         if self.representation_size:
             x = nn.tanh(nn.Dense(self.representation_size, name='pre_logits')(x))
-        return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name='logits')(x)
+        return nn.Dense(
+            self.num_classes,
+            kernel_init=nn.initializers.zeros,
+            bias_init=nn.initializers.constant(self.bias_init),
+            name='logits',
+        )(x)

@@ -1,5 +1,8 @@
 """ViT: the Vision Transformer (Dosovitskiy et al., ICLR 2021, arXiv 2010.11929)."""
 
+from typing import Any
+
+import einops
 import flax.linen as nn
 from jaxtyping import Array, Float
 
@@ -19,7 +22,10 @@ class ViT(nn.Module):
       patch: Height and width of a patch in pixels.
       classifier: 'token', 'gap' or 'map'; see `layers.Encoder`, as for the fields below.
       representation_size: Width of the tanh layer before the classifier, 0 for none.
+      head_bias: What the logits' bias starts from.
       dropout, attention_dropout, stochastic_depth: Rates, when training.
+      positions, position_grid: Kind of position embeddings, and the grid that they are made for where
+        the images have another; see `positions.PositionEmbedding`.
       remat, unroll, dtype: How it is computed.
     """
 
@@ -31,38 +37,40 @@ class ViT(nn.Module):
     patch: tuple[int, int]
     classifier: str = 'token'
     representation_size: int = 0
+    head_bias: float = 0.0
     dropout: float = 0.0
     attention_dropout: float = 0.0
     stochastic_depth: float = 0.0
+    positions: str = 'learned'
+    position_grid: tuple[int, ...] = ()
     remat: str = 'none'
     unroll: int | bool = 1
     dtype: str = 'float32'
 
     @nn.compact
     def __call__(
-        self, image: Float[Array, 'batch height width channels'], *, train: bool = False
+        self, image: Float[Array, 'batch *frame height width channels'], *, train: bool = False
     ) -> Float[Array, 'batch classes']:
-        """Logits (float32) of images with values in [-1, 1].
+        """Logits (float32) of images with values in [-1, 1]; a clip of a single frame is an image too.
 
         Raises:
           UserError: the image's size or the fields do not fit; see `check`.
         """
         self.check(image.shape[1:])
+        image = einops.rearrange(image, 'b ... h w c -> (b ...) h w c')
         features = layers.PatchEmbedding(self.width, self.patch, name='embedding')(image)
-        representation = layers.Encoder(
-            depth=self.depth,
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
-            classifier=self.classifier,
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            stochastic_depth=self.stochastic_depth,
-            remat=self.remat,
-            unroll=self.unroll,
-            dtype=self.dtype,
-            name='encoder',
-        )(features, train=train)
-        return layers.Head(self.num_classes, self.representation_size, name='head')(representation)
+        representation = self.make_encoder()(features, train=train)
+        head = layers.Head(self.num_classes, self.representation_size, self.head_bias, name='head')
+        return head(representation)
+
+    def make_encoder(self) -> nn.Module:
+        """From the grid of embedded patches to one vector."""
+        return layers.Encoder(**self.encoder_fields(), name='encoder')
+
+    @nn.nowrap
+    def encoder_fields(self) -> dict[str, Any]:
+        """The fields of `layers.Encoder` that are fields of this model too."""
+        return {name: getattr(self, name) for name in layers.ENCODER_FIELDS}
 
     @nn.nowrap
     def check(self, input_shape: tuple[int, ...]) -> None:
@@ -73,14 +81,18 @@ class ViT(nn.Module):
         """
         fields.check_transformer(self, classifiers=('token', 'gap', 'map'))
         fields.check_extents('patch', self.patch, ('height', 'width'))
-        if len(input_shape) != 3:
-            raise UserError(f'ViT takes images (height, width, channels), not {input_shape}')
-        for name, size, patch in zip(('height', 'width'), input_shape[:2], self.patch, strict=True):
+        if len(input_shape) != 3 and (len(input_shape) != 4 or input_shape[0] != 1):
+            raise UserError(
+                f'an image model takes images (height, width, channels) or clips of one frame, not '
+                f'{tuple(input_shape)}'
+            )
+        *_, height, width, _ = input_shape
+        for name, size, patch in zip(('height', 'width'), (height, width), self.patch, strict=True):
             fields.check_divides(name, size, f'the {name} of patch={tuple(self.patch)}', patch)
 
     @nn.nowrap
     def num_tokens(self, input_shape: tuple[int, ...]) -> int:
         """Number of patches in one image (height, width, channels), class token not counted."""
         self.check(input_shape)
-        height, width, _ = input_shape
+        *_, height, width, _ = input_shape
         return (height // self.patch[0]) * (width // self.patch[1])

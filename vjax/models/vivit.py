@@ -17,6 +17,7 @@ d width of a token.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import einops
 import flax.linen as nn
@@ -44,17 +45,20 @@ class ViViT(nn.Module):
       temporal_depth, temporal_num_heads, temporal_mlp_dim: Sizes of Model 2's temporal encoder;
         0 heads or MLP width means as in the spatial encoder.
       attention_order: Which comes first in a block of Model 3: 'time_space' or 'space_time'.
-      classifier: 'token' (a class token) or 'gap' (mean of the tokens), in both encoders of Model 2.
-        Models 3 and 4 have no place for a class token, hence only 'gap'.
+      classifier: 'token' (a class token), 'gap' (mean of the tokens) or 'map' (attention pooling), in
+        both encoders of Model 2. Models 3 and 4 have no place for a class token.
       embedding: 'tubelet' or 'uniform_frames' (section 3.2): `num_sampled_frames` frames, evenly
         spaced, each cut into patches; the tubelet is then (1, height, width).
       tubelet_init: How the embedding's kernel starts (section 3.4): 'random', 'central_frame' (a
         frame's kernel amid zeros) or 'average_frame' (one kernel repeated over time).
       representation_size: Width of the tanh layer before the classifier, 0 for none.
+      head_bias: What the logits' bias starts from.
       dropout, attention_dropout, stochastic_depth: Rates, when training. In Model 2 the draws are
         independent for each frame, and stochastic depth grows from 0 in either encoder. Every
         branch of Model 3 is dropped independently. (Scenic shares a video's draws among its frames,
         and its Model 3 ignores stochastic depth.)
+      positions, position_grid: Kind of position embeddings, and the grid (time, height, width) that
+        they are made for where the clips have another; see `positions.PositionEmbedding`.
       remat, unroll, dtype: How it is computed; see `layers.Encoder`.
     """
 
@@ -74,9 +78,12 @@ class ViViT(nn.Module):
     num_sampled_frames: int = 0
     tubelet_init: str = 'random'
     representation_size: int = 0
+    head_bias: float = 0.0
     dropout: float = 0.0
     attention_dropout: float = 0.0
     stochastic_depth: float = 0.0
+    positions: str = 'learned'
+    position_grid: tuple[int, ...] = ()
     remat: str = 'none'
     unroll: int | bool = 1
     dtype: str = 'float32'
@@ -100,44 +107,50 @@ class ViViT(nn.Module):
         )(video)
 
         # Section 3.3: transformer models for video.
-        encoder = functools.partial(
-            layers.Encoder,
-            depth=self.depth,
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
-            classifier=self.classifier,
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            stochastic_depth=self.stochastic_depth,
-            remat=self.remat,
-            unroll=self.unroll,
-            dtype=self.dtype,
-        )
         time = tokens.shape[1]
         match self.attention:
             case 'spacetime':  # 3.3.1, Model 1
-                run = encoder(name='encoder')
+                encode = self.make_encoder(name='encoder')
             case 'factorised_encoder':  # 3.3.2, Model 2
-                temporal_encoder = encoder(
-                    depth=self.temporal_depth,
-                    num_heads=self.temporal_num_heads or self.num_heads,
-                    mlp_dim=self.temporal_mlp_dim or self.mlp_dim,
-                    name='temporal_encoder',
+                encode = FactorisedEncoder(
+                    self.make_spatial_encoder(), self.make_temporal_encoder()
                 )
-                run = factorise(encoder(name='spatial_encoder'), temporal_encoder)
             case 'factorised_self_attention':  # 3.3.3, Model 3
                 block = functools.partial(
                     FactorisedSelfAttentionBlock, time=time, order=self.attention_order
                 )
-                run = encoder(block=block, name='encoder')
+                encode = self.make_encoder(block=block, name='encoder')
             case 'factorised_dot_product':  # 3.3.4, Model 4
                 attention = functools.partial(FactorisedDotProductAttention, time=time)
                 block = functools.partial(layers.EncoderBlock, attention=attention)
-                run = encoder(block=block, name='encoder')
+                encode = self.make_encoder(block=block, name='encoder')
             case 'average_pool':  # Tab. 2
-                run = factorise(encoder(name='spatial_encoder'), mean_over_time)
-        representation = run(tokens, train=train)
-        return layers.Head(self.num_classes, self.representation_size, name='head')(representation)
+                encode = FactorisedEncoder(self.make_spatial_encoder(), mean_over_time)
+        head = layers.Head(self.num_classes, self.representation_size, self.head_bias, name='head')
+        return head(encode(tokens, train=train))
+
+    def make_encoder(self, **fields: Any) -> nn.Module:
+        """From a grid of tokens to one vector; `fields` are those that differ from the model's."""
+        return layers.Encoder(**self.encoder_fields() | fields)
+
+    def make_spatial_encoder(self) -> nn.Module:
+        """Model 2's encoder of frames; a model with another kind of image encoder overrides this."""
+        return self.make_encoder(position_grid=self.position_grid[1:], name='spatial_encoder')
+
+    def make_temporal_encoder(self) -> nn.Module:
+        """Model 2's encoder of the sequence of frames' vectors."""
+        fields = self.encoder_fields() | {
+            'depth': self.temporal_depth,
+            'num_heads': self.temporal_num_heads or self.num_heads,
+            'mlp_dim': self.temporal_mlp_dim or self.mlp_dim,
+            'position_grid': self.position_grid[:1],
+        }
+        return layers.Encoder(**fields, name='temporal_encoder')
+
+    @nn.nowrap
+    def encoder_fields(self) -> dict[str, Any]:
+        """The fields of `layers.Encoder` that are fields of this model too."""
+        return {name: getattr(self, name) for name in layers.ENCODER_FIELDS}
 
     @nn.nowrap
     def check(self, input_shape: tuple[int, ...]) -> None:
@@ -149,7 +162,7 @@ class ViViT(nn.Module):
           UserError: a field has an unknown value, or sizes do not divide as they must.
         """
         fields.check_choice('attention', self.attention, ATTENTIONS)
-        fields.check_transformer(self, classifiers=('token', 'gap'))
+        fields.check_transformer(self, classifiers=('token', 'gap', 'map'))
         fields.check_extents('tubelet', self.tubelet, ('time', 'height', 'width'))
         if self.attention == 'factorised_encoder' and self.temporal_depth < 1:
             raise UserError(
@@ -189,7 +202,7 @@ class ViViT(nn.Module):
             fields.check_divides(name, size, f'{extent} of tubelet={tuple(self.tubelet)}', extent)
 
     @nn.nowrap
-    def grid(self, input_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    def token_grid(self, input_shape: tuple[int, ...]) -> tuple[int, int, int]:
         """Tubelets of one clip (time, height, width, channels) along time, height and width."""
         self.check(input_shape)
         num_frames, height, width, _ = input_shape
@@ -203,7 +216,7 @@ class ViViT(nn.Module):
     @nn.nowrap
     def num_tokens(self, input_shape: tuple[int, ...]) -> int:
         """Number of tubelets in one clip (time, height, width, channels); no class token counted."""
-        return int(np.prod(self.grid(input_shape)))
+        return int(np.prod(self.token_grid(input_shape)))
 
 
 def uniform_frames(num_frames: int, num_sampled: int) -> np.ndarray:
@@ -242,26 +255,27 @@ TUBELET_INITIALIZERS = {
 }
 
 
-def factorise(spatial: Callable, temporal: Callable) -> Callable:
+class FactorisedEncoder(nn.Module):
     """Model 2 (section 3.3.2): every frame through one encoder, their vectors through another.
 
-    Args:
+    Attributes:
       spatial: Any image encoder: Float['batch height width dim'] -> Float['batch dim'].
-      temporal: Any sequence encoder: Float['batch time dim'] -> Float['batch dim'].
-
-    Returns:
-      The encoder of videos: Float['batch time height width dim'] -> Float['batch dim']. All three
-      take a keyword `train`.
+      temporal: Any sequence encoder: Float['batch time dim'] -> Float['batch dim']. Both take a
+        keyword `train`; their parameters stay those of the module that made them.
     """
 
-    def encode(tokens, *, train):
+    spatial: Callable
+    temporal: Callable
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, 'batch time height width dim'], *, train: bool
+    ) -> Float[Array, 'batch dim']:
         batch = tokens.shape[0]
         frames = constrain_batch(einops.rearrange(tokens, 'b t h w d -> (b t) h w d'))
-        frames = spatial(frames, train=train)
+        frames = self.spatial(frames, train=train)
         frames = constrain_batch(einops.rearrange(frames, '(b t) d -> b t d', b=batch))
-        return temporal(frames, train=train)
-
-    return encode
+        return self.temporal(frames, train=train)
 
 
 def mean_over_time(
