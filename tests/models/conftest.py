@@ -1,6 +1,7 @@
 """What the tests of models share."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,6 +17,6 @@ def random_params():
         rng = np.random.default_rng(seed)
         init = lambda key: module.init(key, *inputs, **kwargs)['params']  # noqa: E731
         shapes = jax.eval_shape(init, jax.random.key(0))
-        return jax.tree.map(lambda leaf: scale * rng.normal(size=leaf.shape).astype('f'), shapes)
+        return jax.tree.map(lambda leaf: jnp.float32(scale * rng.normal(size=leaf.shape)), shapes)
 
     return make

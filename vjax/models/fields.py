@@ -41,6 +41,11 @@ def check_transformer(model: Any, classifiers: Collection[str]) -> None:
             raise UserError(f'{name}={getattr(model, name)} should be at least 1')
     if model.width % model.num_heads:
         raise UserError(f'num_heads={model.num_heads} does not divide width={model.width}')
+    check_options(model, classifiers)
+
+
+def check_options(model: Any, classifiers: Collection[str]) -> None:
+    """The checks of `check_transformer` that are not about sizes."""
     check_choice('classifier', model.classifier, classifiers)
     check_choice('remat', model.remat, ('none', 'dots', 'full'))
     check_choice('dtype', model.dtype, ('float32', 'bfloat16'))

@@ -81,16 +81,20 @@ class PatchEmbedding(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two dense layers with a GELU between them, from width D to `mlp_dim` and back."""
+    """Two dense layers with a GELU between them, from width D to `mlp_dim` and back.
+
+    The second one's width is `out_width` instead of D unless that is 0.
+    """
 
     mlp_dim: int
     dropout: float = 0.0
     dtype: str = 'float32'
+    out_width: int = 0
 
     @nn.compact
     def __call__(
         self, x: Float[Array, 'batch tokens dim'], *, train: bool
-    ) -> Float[Array, 'batch tokens dim']:
+    ) -> Float[Array, 'batch tokens newdim']:
         dense = functools.partial(
             nn.Dense,
             kernel_init=xavier,
@@ -99,7 +103,7 @@ class MLP(nn.Module):
         )
         hidden = nn.gelu(dense(self.mlp_dim, name='up')(x))
         hidden = nn.Dropout(self.dropout)(hidden, deterministic=not train)
-        x = dense(x.shape[-1], name='down')(hidden)
+        x = dense(self.out_width or x.shape[-1], name='down')(hidden)
         return nn.Dropout(self.dropout)(x, deterministic=not train)
 
 
@@ -131,14 +135,31 @@ class Attention(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, 'batch queries dim']:
-        width = queries.shape[-1]
-        heads = (self.num_heads, (self.qkv_width or width) // self.num_heads)
-        dense = functools.partial(nn.DenseGeneral, kernel_init=xavier, dtype=self.dtype)
-        query = dense(heads, name='query')(queries)
-        key = dense(heads, name='key')(context)
-        value = dense(heads, name='value')(context)
-        attended = self.attend(query, key, value, train)
-        out = dense(width, axis=(-2, -1), kernel_init=self.out_init, name='out')
+        query, key, value = self.project(queries, context)
+        return self.merge(self.attend(query, key, value, train), queries.shape[-1])
+
+    def project(
+        self,
+        queries: Float[Array, 'batch queries dim'],
+        context: Float[Array, 'batch keys dim_context'],
+    ) -> tuple[
+        Float[Array, 'batch queries heads head_dim'],
+        Float[Array, 'batch keys heads head_dim'],
+        Float[Array, 'batch keys heads head_dim'],
+    ]:
+        """Query, key and value of every head."""
+        heads = (self.num_heads, (self.qkv_width or queries.shape[-1]) // self.num_heads)
+        dense = functools.partial(nn.DenseGeneral, heads, kernel_init=xavier, dtype=self.dtype)
+        query, key = dense(name='query')(queries), dense(name='key')(context)
+        return query, key, dense(name='value')(context)
+
+    def merge(
+        self, attended: Float[Array, 'batch queries heads head_dim'], width: int
+    ) -> Float[Array, 'batch queries {width}']:
+        """The heads' results as one token of the given width."""
+        out = nn.DenseGeneral(
+            width, axis=(-2, -1), kernel_init=self.out_init, dtype=self.dtype, name='out'
+        )
         return out(attended)
 
     def attend(
@@ -160,8 +181,25 @@ class Attention(nn.Module):
         name: str,
     ) -> Float[Array, 'batch queries heads head_dim']:
         """Scaled dot-product attention whose weights are sown under `name`."""
+        return self.mix(self.scores(query, key), value, train, name)
+
+    def scores(
+        self,
+        query: Float[Array, 'batch queries heads head_dim'],
+        key: Float[Array, 'batch keys heads head_dim'],
+    ) -> Float[Array, 'batch heads queries keys']:
+        """Scaled dot products, float32: the weights' logits."""
         query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
-        scores = jnp.einsum('bqhk,bmhk->bhqm', query, key, preferred_element_type=jnp.float32)
+        return jnp.einsum('bqhk,bmhk->bhqm', query, key, preferred_element_type=jnp.float32)
+
+    def mix(
+        self,
+        scores: Float[Array, 'batch heads queries keys'],
+        value: Float[Array, 'batch keys heads head_dim'],
+        train: bool,
+        name: str,
+    ) -> Float[Array, 'batch queries heads head_dim']:
+        """Values weighted by the softmax of the scores, which is sown under `name`."""
         weights = jax.nn.softmax(scores).astype(value.dtype)
         self.sow('intermediates', name, weights)
         weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
@@ -314,9 +352,11 @@ class Encoder(nn.Module):
         del grid
         return self.scan(self.make_block('blocks'), x, train)
 
-    def make_block(self, name: str) -> nn.Module:
-        """The repeated block, made from this encoder's sizes and rates."""
-        return self.block(
+    def make_block(
+        self, name: str | None, block: Callable[..., nn.Module] | None = None
+    ) -> nn.Module:
+        """The repeated block, or another one, made from this encoder's sizes and rates."""
+        return (block or self.block)(
             num_heads=self.num_heads,
             mlp_dim=self.mlp_dim,
             dropout=self.dropout,

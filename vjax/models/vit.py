@@ -57,11 +57,16 @@ class ViT(nn.Module):
           UserError: the image's size or the fields do not fit; see `check`.
         """
         self.check(image.shape[1:])
-        image = einops.rearrange(image, 'b ... h w c -> (b ...) h w c')
-        features = layers.PatchEmbedding(self.width, self.patch, name='embedding')(image)
-        representation = self.make_encoder()(features, train=train)
+        representation = self.make_encoder()(self.embed(image), train=train)
         head = layers.Head(self.num_classes, self.representation_size, self.head_bias, name='head')
         return head(representation)
+
+    def embed(
+        self, image: Float[Array, 'batch *frame height width channels']
+    ) -> Float[Array, 'batch rows columns dim']:
+        """The grid of embedded patches."""
+        image = einops.rearrange(image, 'b ... h w c -> (b ...) h w c')
+        return layers.PatchEmbedding(self.width, self.patch, name='embedding')(image)
 
     def make_encoder(self) -> nn.Module:
         """From the grid of embedded patches to one vector."""

@@ -98,13 +98,7 @@ class ViViT(nn.Module):
           UserError: the video's shape or the fields do not fit; see `check`.
         """
         self.check(video.shape[1:])
-
-        # Section 3.2: embedding video clips.
-        if self.embedding == 'uniform_frames':
-            video = video[:, uniform_frames(video.shape[1], self.num_sampled_frames)]
-        tokens = layers.PatchEmbedding(
-            self.width, self.tubelet, TUBELET_INITIALIZERS[self.tubelet_init], name='embedding'
-        )(video)
+        tokens = self.embed(video)
 
         # Section 3.3: transformer models for video.
         time = tokens.shape[1]
@@ -128,6 +122,16 @@ class ViViT(nn.Module):
                 encode = FactorisedEncoder(self.make_spatial_encoder(), mean_over_time)
         head = layers.Head(self.num_classes, self.representation_size, self.head_bias, name='head')
         return head(encode(tokens, train=train))
+
+    def embed(
+        self, video: Float[Array, 'batch time height width channels']
+    ) -> Float[Array, 'batch frames rows columns dim']:
+        """Section 3.2, embedding video clips: the grid of embedded tubelets."""
+        if self.embedding == 'uniform_frames':
+            video = video[:, uniform_frames(video.shape[1], self.num_sampled_frames)]
+        return layers.PatchEmbedding(
+            self.width, self.tubelet, TUBELET_INITIALIZERS[self.tubelet_init], name='embedding'
+        )(video)
 
     def make_encoder(self, **fields: Any) -> nn.Module:
         """From a grid of tokens to one vector; `fields` are those that differ from the model's."""
@@ -205,6 +209,10 @@ class ViViT(nn.Module):
     def token_grid(self, input_shape: tuple[int, ...]) -> tuple[int, int, int]:
         """Tubelets of one clip (time, height, width, channels) along time, height and width."""
         self.check(input_shape)
+        return self._token_grid(input_shape)
+
+    @nn.nowrap
+    def _token_grid(self, input_shape: tuple[int, ...]) -> tuple[int, int, int]:
         num_frames, height, width, _ = input_shape
         if self.embedding == 'uniform_frames':
             num_frames = len(uniform_frames(num_frames, self.num_sampled_frames))
