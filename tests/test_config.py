@@ -46,7 +46,7 @@ def test_views_are_two_counts(views):
     [
         ('clip.num_frames=7', 'num_frames=7 is not divisible by 2 of tubelet'),
         ('clip.size=40', None),
-        ('clip.size=44', 'height=44 is not divisible'),
+        ('clip.size=36', 'height=36 is not divisible'),
         ('clip.size=64', 'short_side'),
         ('clip.order=backwards', 'order'),
         ('clip.short_clips=repeat', 'short_clips'),
@@ -63,6 +63,8 @@ def test_views_are_two_counts(views):
         ('ema=1.5', 'ema=1.5 should be from 0 to 1'),
         ('optimizer.learning_rate=nan', 'learning_rate=nan'),
         ('optimizer.name=lamb', "'lamb' is not one of sgd, adamw"),
+        ('loss.name=sigmoid', None),
+        ('loss.name=hinge', "loss.name='hinge' is not one of softmax, sigmoid"),
         ('model.num_heads=0', 'num_heads=0 should be at least 1'),
         ('model.tubelet=(0,8,8)', 'tubelet'),
         ('model.temporal_depth=0', 'average_pool'),

@@ -81,7 +81,7 @@ def test_good_videos_are_stored_and_bad_ones_are_named(folder, tmp_path):
         folder, folder / 'train.csv', tmp_path / 'out', 'train', short_side=16, workers=2
     )
     assert dataset == records.open_dataset(tmp_path / 'out')
-    assert dataset.classes == ('jump, high', 'run', 'walk')
+    assert dataset.classes == {'label': ('jump, high', 'run', 'walk')}
     split = dataset.splits['train']
     assert (split.num_videos, split.num_rejected, split.num_frames) == (6, 4, 21)
     assert split.videos_per_class == (1, 3, 2)
@@ -89,11 +89,11 @@ def test_good_videos_are_stored_and_bad_ones_are_named(folder, tmp_path):
     for record, (name, label) in zip(videos.read(range(6)), GOOD.items(), strict=True):
         parsed = {key: value.numpy() for key, value in records.parse(record).items()}
         assert parsed['source'].decode() == name
-        assert dataset.classes[parsed['label']] == label
+        assert dataset.classes['label'][parsed['label'][0]] == label
         assert (parsed['height'], parsed['width']) == (16, 24)
         assert len(parsed['frames']) == (1 if 'one' in name else 4)
         assert record == video.encode(
-            folder / name, short_side=16, label=int(parsed['label']), source=name
+            folder / name, short_side=16, label=parsed['label'].tolist(), source=name
         )
     with (tmp_path / 'out/rejected.csv').open(encoding='utf-8') as file:
         rejected = list(csv.DictReader(file))
@@ -163,7 +163,7 @@ def test_a_class_list_decides_the_ids(folder, tmp_path):
         folder, folder / 'good.csv', tmp_path / 'out', 'train',
         short_side=16, workers=1, classes=classes,
     )  # fmt: skip
-    assert dataset.classes == ('walk', 'run', 'swim', 'jump, high')
+    assert dataset.classes == {'label': ('walk', 'run', 'swim', 'jump, high')}
     assert dataset.splits['train'].videos_per_class == (2, 3, 0, 1)
     classes.write_text('walk\n', encoding='utf-8')
     with pytest.raises(UserError, match="--classes does not know: 'jump, high', 'run'"):
@@ -364,7 +364,7 @@ def test_labels_survive_any_spelling_of_csv(tmp_path_factory, rows, bom, header,
         writer.writerows(rows)
     if rows[0][0].startswith('\ufeff') and not (bom or header):
         return  # Nobody could tell it from the mark.
-    assert read_labels(path) == rows
+    assert read_labels(path) == (('label',), rows)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from vjax.train import train
 from vjax.training import optimizer, runs, sharding
 from vjax.training.checkpoints import Checkpoints
 from vjax.training.interruption import Interruption
+from vjax.training.losses import Classification
 from vjax.training.step import abstract_state, init_state, make_train_step
 
 ROOT = Path(__file__).parents[1]
@@ -222,10 +223,9 @@ def two_steps(dataset, mesh, *overrides):
                 tx,
                 schedule,
                 seed=0,
-                num_classes=6,
+                classification=Classification({'label': 6}, 'softmax', 0.1),
                 augmentation=dict(size=48, flip=0.5, color_jitter=0.0, color_drop=0.5),
                 mixup_alpha=config.loss.mixup,
-                label_smoothing=0.1,
                 accumulate=config.accumulate,
                 ema_decay=0.0,
                 log_every=2,

@@ -103,6 +103,15 @@ def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
     )
 
 
+def add_run_config(parser: argparse.ArgumentParser) -> None:
+    """Lets the command line override the config of the run in `--workdir`, and says so in the help."""
+    parser.set_defaults(config='')
+    parser.epilog = (
+        "Any key of the run's config is set by --config.KEY=VALUE, where the parameters stay the same: "
+        '--config.model.grid="(5, 5)".'
+    )
+
+
 def parse_args(
     parser: argparse.ArgumentParser, argv: list[str]
 ) -> tuple[argparse.Namespace, list[str]]:
@@ -146,12 +155,34 @@ def load_config(config_arg: str, overrides: list[str]) -> config_dict.ConfigDict
     config = _load(config_arg, [])
     if not overrides:
         return config
+    _check_overrides(config, overrides)
+    return _load(config_arg, overrides)
+
+
+def override(config: config_dict.ConfigDict, overrides: list[str]) -> config_dict.ConfigDict:
+    """A copy of a config at hand, with '--config.KEY=VALUE' overrides applied in order.
+
+    Raises:
+      UserError: a key that it does not have, or a value of another type.
+    """
+    config = config_dict.ConfigDict(config.to_dict())
+    _check_overrides(config, overrides)
+    argv = ['vjax', *overrides]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+    except flags.Error as error:
+        raise UserError(_sentence(str(error).removeprefix('flag '))) from error
+    return values.config
+
+
+def _check_overrides(config: config_dict.ConfigDict, overrides: list[str]) -> None:
     for override in overrides:
         key, equals, _ = override.removeprefix(_PREFIX).partition('=')
         if not override.startswith(_PREFIX) or not equals:
             raise UserError(f'{override!r} is not of the form --config.KEY=VALUE.')
         _check_key(config, key)
-    return _load(config_arg, overrides)
 
 
 def _load(config_arg: str, overrides: list[str]) -> config_dict.ConfigDict:

@@ -7,9 +7,10 @@ them, for `model` in the model. A config that lacks one or has another is refuse
 
 import dataclasses
 import functools
+import itertools
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,7 @@ from vjax import models
 from vjax.data import pipeline, records
 from vjax.errors import UserError
 from vjax.models.fields import suggestion
-from vjax.training import optimizer
+from vjax.training import losses, optimizer
 
 KEYS = {
     '': {
@@ -33,7 +34,8 @@ KEYS = {
         'clip': 'how clips are cut from videos',
         'augment': 'random changes to training clips',
         'model': "the model's name and its fields",
-        'loss': 'label smoothing and mixup',
+        'vary': 'fields of the model that are drawn anew for every step, name -> values',
+        'loss': 'its kind, label smoothing and mixup',
         'accumulate': 'microbatches in a batch',
         'ema': "decay of the parameters' moving average; 0 is off",
         'optimizer': 'keyword arguments of vjax.training.optimizer.build',
@@ -48,11 +50,17 @@ KEYS = {
         'validation': 'name of the split evaluated during training',
         'test': 'name of the split that vjax.evaluate takes',
     },
-    'loss': {'label_smoothing': 'mass spread over all classes', 'mixup': "Beta's alpha; 0 is off"},
+    'loss': {
+        'name': "'softmax' or 'sigmoid'",
+        'label_smoothing': 'mass spread over all classes',
+        'mixup': "Beta's alpha; 0 is off",
+    },
     'optimizer': {
         'name': "'sgd' or 'adamw'",
         'learning_rate': 'after the warm-up',
         'warmup_fraction': 'part of the steps',
+        'decay': "of the learning rate after the warm-up, 'cosine' or 'linear'",
+        'end_learning_rate': 'after the last step',
         'momentum': 'of sgd',
         'b1': 'of adamw',
         'b2': 'of adamw',
@@ -91,6 +99,7 @@ RANGES = {
     'loss.mixup': (0, math.inf),
     'optimizer.learning_rate': (0, math.inf),
     'optimizer.warmup_fraction': (0, 1),
+    'optimizer.end_learning_rate': (0, math.inf),
     'optimizer.momentum': (0, 1),
     'optimizer.b1': (0, 1),
     'optimizer.b2': (0, 1),
@@ -148,6 +157,14 @@ def parse_views(views: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
+def parse_extents(extents: str) -> tuple[int, ...]:
+    """'5x5' as (5, 5)."""
+    parts = extents.split('x')
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"'{extents}' should be whole numbers joined by x, such as '5x5'.")
+    return tuple(map(int, parts))
+
+
 def check(config: ml_collections.ConfigDict) -> None:
     """Refuses a config that could not be trained, before anything is built.
 
@@ -172,6 +189,15 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"config.optimizer.name='{config.optimizer.name}' is not one of "
             f'{", ".join(optimizer.NAMES)}.'
         )
+    if config.optimizer.decay not in optimizer.DECAYS:
+        raise UserError(
+            f"config.optimizer.decay='{config.optimizer.decay}' is not one of "
+            f'{", ".join(optimizer.DECAYS)}.'
+        )
+    if config.loss.name not in losses.NAMES:
+        raise UserError(
+            f"config.loss.name='{config.loss.name}' is not one of {', '.join(losses.NAMES)}."
+        )
     if not config.num_steps and not config.num_epochs:
         raise UserError('set config.num_steps or config.num_epochs.')
     if config.batch_size % config.accumulate:
@@ -180,12 +206,26 @@ def check(config: ml_collections.ConfigDict) -> None:
             f'config.accumulate={config.accumulate} microbatches.'
         )
     parse_views(config.eval.views)
+    for key, values in config.vary.items():
+        if key not in config.model or key in ('name', 'num_classes') or not values:
+            raise UserError(
+                f'config.vary.{key}={values} should be values for a field of config.model other than '
+                f'its name and num_classes.'
+            )
     # Fields, sizes and the clip's shape; the class count does not matter to them.
     fields = config.model.to_dict() | {'num_classes': config.model.num_classes or 1}
-    try:
-        models.build(**fields).check(clip_shape(config))
-    except UserError as error:
-        raise UserError(f'config.model and config.clip: {error}') from None
+    for varied in [{}, *variations(config)]:
+        try:
+            models.build(**fields | varied).check(clip_shape(config))
+        except UserError as error:
+            where = 'config.vary' if varied else 'config.model and config.clip'
+            raise UserError(f'{where}: {error}') from None
+
+
+def variations(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
+    """The fields that `config.vary` gives the model in different steps: all combinations."""
+    names, values = config.vary.keys(), config.vary.values()
+    return [dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*values)]
 
 
 def clip_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int, int]:
@@ -203,11 +243,12 @@ def resolve(
         UserError: the config insists on another class count, or names a split that is not there.
     """
     config = config.copy_and_resolve_references()
-    num_classes = len(dataset.classes)
+    num_classes = sum(map(len, dataset.classes.values()))
     if config.model.num_classes not in (None, num_classes):
         raise UserError(
             f'config.model.num_classes={config.model.num_classes}, but the data set {dataset.path} '
-            f'has {num_classes} classes; leave it unset to take the number from the data set.'
+            f'has {records.count_classes(dataset.classes)}; leave it unset to take the number from '
+            f'the data set.'
         )
     config.model.num_classes = num_classes
     split = config.dataset.train
@@ -220,6 +261,14 @@ def resolve(
         num_videos = dataset.splits[split].num_videos
         config.num_steps = max(1, round(config.num_epochs * num_videos / config.batch_size))
     return config
+
+
+def classification(
+    config: ml_collections.ConfigDict, classes: Mapping[str, Sequence[str]]
+) -> losses.Classification:
+    """What the logits stand for, of a model whose heads have these `classes`, and their loss."""
+    heads = {head: len(names) for head, names in classes.items()}
+    return losses.Classification(heads, config.loss.name, config.loss.label_smoothing)
 
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:

@@ -28,7 +28,8 @@ def describe(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
     Returns:
         `params`, `gflops_per_view`, `tokens`, `state_bytes` (parameters, optimiser and moving
-        average), `by_module` (parameters of the top-level modules), `num_classes`, `clip`.
+        average), `by_module` (parameters of the top-level modules), `num_classes`, `clip`,
+        and the whole `config`.
 
     Raises:
         UserError: the config cannot be trained.
@@ -49,13 +50,15 @@ def describe(config: ml_collections.ConfigDict) -> dict[str, Any]:
         'gflops_per_view': costs.gflops(model, shape),
         'tokens': model.num_tokens(shape),
         'state_bytes': sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state)),
+        'config': json.loads(config.to_json()),
         'by_module': {name: costs.count_params(tree) for name, tree in params.items()},
     }
 
 
 def _num_classes(config: ml_collections.ConfigDict) -> int:
     try:
-        return len(records.open_dataset(config.dataset.path).classes)
+        classes = records.open_dataset(config.dataset.path).classes
+        return sum(map(len, classes.values()))
     except UserError:  # Not prepared yet, which is no reason not to describe.
         return config.dataset.num_classes
 

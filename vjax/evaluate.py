@@ -5,6 +5,7 @@ The metrics are printed and written to evaluation.json in the workdir.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def evaluate_run(
     checkpoint: str = 'latest',
     order: str = '',
     batch_size: int = 0,
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluates a checkpoint of `workdir` and writes `evaluation.json` there.
 
@@ -42,22 +44,25 @@ def evaluate_run(
         checkpoint: 'latest', 'best' or a step.
         order: another order of the frames than the run's ('reversed', 'still', 'shuffled').
         batch_size: videos at a time; 0 for the config's.
+        overrides: '--config.KEY=VALUE' for the run's config, such as another compressed grid or
+            another size of clips; parameters must keep their shapes.
 
     Returns:
-        What `evaluation.json` holds: `top1`, `top5` and `loss` over `num_videos` videos, and how
-        they were come by.
+        What `evaluation.json` holds: `top1`, `top5` and `loss` over `num_videos` videos (and, as in
+        `noun/top1`, each head's own where there are several), and how they were come by.
 
     Raises:
         UserError: there is no such run, checkpoint or split, or the classes differ.
     """
     temporal, spatial = configs.parse_views(views)
-    run = runs.load_run(workdir, checkpoint)
+    run = runs.load_run(workdir, checkpoint, overrides=overrides)
     config = run.config
     dataset = records.open_dataset(dataset_path or config.dataset.path)
-    if dataset.classes != run.classes:
+    if list(dataset.classes.items()) != list(run.classes.items()):
         raise UserError(
             f"the data set '{dataset.path}' has other classes than the run '{workdir}' was trained on "
-            f'({len(dataset.classes)} and {len(run.classes)}); prepare it with the same --classes.'
+            f'({records.count_classes(dataset.classes)} and {records.count_classes(run.classes)}); '
+            f'prepare it with the same --classes.'
         )
     split = split or choose_split(config, dataset)
     if split not in dataset.splits:
@@ -70,6 +75,7 @@ def evaluate_run(
     # Not the run's mesh: evaluation may run on fewer devices than training did.
     mesh = sharding.make_mesh({'data': -1})
     batch_size = batch_size or config.eval.batch_size
+    classification = configs.classification(config, run.classes)
     sharding.check_batch(mesh, batch_size, 1, '--batch_size')
     with jax.set_mesh(mesh):
         batches = pipeline.eval_batches(
@@ -82,7 +88,9 @@ def evaluate_run(
             num_hosts=jax.process_count(),
         )
         scores = evaluate(
-            jax.jit(make_eval_step(run.model), out_shardings=sharding.replicated(mesh)),
+            jax.jit(
+                make_eval_step(run.model, classification), out_shardings=sharding.replicated(mesh)
+            ),
             jax.device_put(run.params, sharding.replicated(mesh)),
             batches,
             mesh,
@@ -95,6 +103,7 @@ def evaluate_run(
         'dataset': str(dataset.path),
         'fingerprint': dataset.splits[split].fingerprint,
         'step': run.step,
+        'overrides': list(overrides),
     }
     reporting.write_json(Path(workdir) / 'evaluation.json', result)
     return result
@@ -127,7 +136,8 @@ def main(argv: list[str]) -> None:
         help="order of a clip's frames, to see what a model makes of it; default: the run's",
     )
     parser.add_argument('--batch_size', type=int, default=0, help="default: the config's")
-    args, _ = cli.parse_args(parser, argv)
+    cli.add_run_config(parser)
+    args, overrides = cli.parse_args(parser, argv)
     result = evaluate_run(
         args.workdir,
         views=args.views,
@@ -136,12 +146,16 @@ def main(argv: list[str]) -> None:
         checkpoint=args.checkpoint,
         order=args.order,
         batch_size=args.batch_size,
+        overrides=overrides,
     )
     print(
         f'{result["split"]}, {result["views"]} views, step {result["step"]}: '
         f'top-1 {result["top1"]:.2%}, top-5 {result["top5"]:.2%}, loss {result["loss"]:.4f}, '
         f'{result["num_videos"]} videos'
     )
+    for head in reporting.heads(result):
+        top1, top5 = result[f'{head}/top1'], result[f'{head}/top5']
+        print(f'  {head}: top-1 {top1:.2%}, top-5 {top5:.2%}')
 
 
 if __name__ == '__main__':

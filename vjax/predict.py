@@ -4,14 +4,17 @@ A file goes the way of a prepared one, in memory: decoded, resized, stored as JP
 views; so a model sees here what it saw in evaluation.
 """
 
+import itertools
 import json
+import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from vjax import cli
 from vjax import config as configs
@@ -28,6 +31,7 @@ def predict(
     views: str = '1x1',
     top: int = 5,
     checkpoint: str = 'latest',
+    overrides: Sequence[str] = (),
 ) -> Iterator[dict[str, Any]]:
     """The most likely classes of each file, as soon as it is done.
 
@@ -37,20 +41,25 @@ def predict(
         views: temporal x spatial views whose logits are averaged.
         top: number of classes to name.
         checkpoint: 'latest', 'best' or a step.
+        overrides: '--config.KEY=VALUE' for the run's config; parameters must keep their shapes.
 
     Yields:
-        `{'path': ..., 'top': [{'label': ..., 'score': ...}, ...]}` with softmax scores, best first;
-        or `{'path': ..., 'error': ...}` for a file that is no video.
+        `{'path': ..., 'top': [{'label': ..., 'score': ...}, ...]}` with probabilities, best first; or
+        `{'path': ..., 'error': ...}` for a file that is no video. With several heads, `top` has the
+        best combinations: `label` joins their classes, `classes` has them by head, and `score` is
+        the product of their probabilities; `heads` has the same list as `top` of each head alone.
 
     Raises:
         UserError: there is no such run or checkpoint.
     """
     views = configs.parse_views(views)
-    run = runs.load_run(workdir, checkpoint)
+    run = runs.load_run(workdir, checkpoint, overrides=overrides)
+    classification = configs.classification(run.config, run.classes)
 
     @jax.jit
-    def scores(params, clips):
-        return jax.nn.softmax(view_logits(run.model, params, clips))[0]
+    def log_probabilities(params, clips):
+        logits = view_logits(run.model, params, clips)
+        return {head: x[0] for head, x in classification.log_probabilities(logits).items()}
 
     for file in files:
         try:
@@ -59,12 +68,35 @@ def predict(
             yield {'path': str(file), 'error': str(error)}
             continue
         clips = pipeline.decode_views(example, clip=run.config.clip.to_dict(), views=views)
-        score = np.asarray(scores(run.params, clips[None]))
-        best = np.argsort(-score, kind='stable')[:top]
-        yield {
-            'path': str(file),
-            'top': [{'label': run.classes[i], 'score': float(score[i])} for i in best],
-        }
+        scores = jax.device_get(log_probabilities(run.params, clips[None]))
+        result = {'path': str(file), 'top': best(run.classes, scores, top)}
+        if len(run.classes) > 1:
+            result['heads'] = {
+                head: best({head: names}, scores, top) for head, names in run.classes.items()
+            }
+        yield result
+
+
+def best(
+    classes: Mapping[str, Sequence[str]], scores: Mapping[str, Float[np.ndarray, '_']], top: int
+) -> list[dict[str, Any]]:
+    """The `top` combinations of one class of each head, best first, as `predict` yields them.
+
+    Args:
+        classes: names of each head's classes.
+        scores: log-probabilities of each head's classes.
+        top: number of combinations.
+    """
+    # A combination among the best has only classes that are among the best of their heads.
+    ranked = [np.argsort(-scores[head], kind='stable')[:top] for head in classes]
+    found = []
+    for ids in itertools.product(*ranked):
+        chosen = dict(zip(classes, ids, strict=True))
+        names = {head: classes[head][i] for head, i in chosen.items()}
+        several = {'classes': names} if len(names) > 1 else {}
+        score = math.exp(sum(float(scores[head][i]) for head, i in chosen.items()))
+        found.append({'label': ' '.join(names.values()), **several, 'score': score})
+    return sorted(found, key=lambda entry: -entry['score'])[:top]
 
 
 def main(argv: list[str]) -> int:
@@ -75,18 +107,27 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         '--views', default='1x1', help='temporal x spatial, such as 4x3 (%(default)s)'
     )
-    parser.add_argument('--top', type=int, default=5, help='classes to name (%(default)s)')
+    parser.add_argument(
+        '--top', type=int, default=5, help='classes, or combinations of them, to name (%(default)s)'
+    )
     parser.add_argument(
         '--checkpoint', default='latest', help="'latest', 'best' or a step (%(default)s)"
     )
     parser.add_argument('--json', action='store_true', help='print one JSON object a line')
-    args, _ = cli.parse_args(parser, argv)
+    cli.add_run_config(parser)
+    args, overrides = cli.parse_args(parser, argv)
     if args.top < 1:
         raise UserError(f'--top={args.top} should be at least 1.')
     failed = False
-    for result in predict(
-        args.workdir, args.files, views=args.views, top=args.top, checkpoint=args.checkpoint
-    ):
+    results = predict(
+        args.workdir,
+        args.files,
+        views=args.views,
+        top=args.top,
+        checkpoint=args.checkpoint,
+        overrides=overrides,
+    )
+    for result in results:
         failed |= 'error' in result
         if args.json:
             print(json.dumps(result, ensure_ascii=False), flush=True)

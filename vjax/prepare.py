@@ -3,14 +3,17 @@
     python -m vjax.prepare --videos=my_videos --labels=train.csv --out=data/mine --split=train
 
 The labels file is a CSV in UTF-8 with two columns, path (relative to --videos, or absolute) and label;
-a first line `path,label` is optional, and names with commas stand in double quotes. Every video is
+a first line `path,label` is optional, and names with commas stand in double quotes. A video may have
+several labels, one for each head of a model: then the first line names them, as in `path,noun,verb`,
+and a prediction is right where all of them are. Every video is
 decoded once, its short side made smaller where it is larger than --short_side (never enlarged), and
 stored as JPEG frames in sharded record files; see vjax/data/records.py for what is written, and
 vjax/data/video.py for what is refused. A file that is no whole video is named with the reason in
 OUT/rejected.csv and never stops the run.
 
 Splits that belong together go to one OUT, one command each; they share settings and classes. The class
-ids are the places in the sorted list of the first split's labels, unless --classes gives a list.
+ids are the places in the sorted list of the first split's labels, unless --classes=FILE gives a list,
+or one for each head: --classes noun=FILE --classes verb=FILE.
 
 Interrupted at any moment, the same command goes on where it was and the result is the same to the byte,
 as it is for any number of workers. A complete split is not done again.
@@ -34,7 +37,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tqdm
@@ -55,14 +58,14 @@ class _Plan:
     """What an output is made from; an interrupted run goes on only with an equal one."""
 
     settings: dict[str, Any]
-    classes: list[str]
+    classes: list[str] | dict[str, list[str]]  # As `records.plain_classes` writes them.
     labels_sha256: str
     num_shards: int
 
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """One shard: its file, and the number, name, path and class id of each of its videos.
+    """One shard: its file, and the number, name, path and class ids of each of its videos.
 
     `doomed` holds the reasons of those that have killed a worker.
     """
@@ -70,7 +73,7 @@ class _Task:
     shard: int
     target: pathlib.Path
     journal: pathlib.Path
-    videos: list[tuple[int, str, str, int]]
+    videos: list[tuple[int, str, str, list[int]]]
     doomed: dict[int, str]
 
 
@@ -84,7 +87,7 @@ def prepare(
     jpeg_quality: int = video.JPEG_QUALITY,
     workers: int | None = None,
     num_shards: int | None = None,
-    classes: str | os.PathLike | None = None,
+    classes: str | os.PathLike | Mapping[str, str | os.PathLike] | None = None,
 ) -> records.Dataset:
     """Prepares one split, or what is left of it, and returns the data set with it.
 
@@ -92,15 +95,15 @@ def prepare(
 
     Args:
         videos: folder that the paths in `labels` start from.
-        labels: CSV file of path and label.
+        labels: CSV file of path and label, or labels.
         out: the data set's folder, which may have other splits already.
         split: name of the split.
         short_side: pixels; frames whose short side is larger are made smaller.
         jpeg_quality: 1..100.
         workers: processes; None for one per CPU that this process may use. No effect on the result.
         num_shards: record files; None for one per 64 videos, at least 4 and at most 1,024.
-        classes: file with a class name per line, in the order of their ids; None for those of the
-            data set, or the sorted labels if this is its first split.
+        classes: file with a class name per line, in the order of their ids, or such a file for each
+            head; None for those of the data set, or the sorted labels if this is its first split.
 
     Raises:
         UserError: an argument or the labels file is wrong, `out` was made with others, or every
@@ -117,17 +120,19 @@ def prepare(
     videos, out = pathlib.Path(videos), pathlib.Path(out)
     if not videos.is_dir():
         raise UserError(f'--videos={videos}: there is no such folder.')
-    rows = read_labels(labels)
-    labels_sha256 = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    heads, rows = read_labels(labels)
+    content = rows if heads == ('label',) else [heads, *rows]
+    labels_sha256 = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     settings = {'short_side': short_side, 'jpeg_quality': jpeg_quality}
-    wanted = None if classes is None else read_classes(classes)
+    wanted = None if classes is None else _read_wanted(classes, heads)
     if num_shards is None:
         num_shards = max(min(4, len(rows)), -(-len(rows) // _VIDEOS_PER_SHARD))
         num_shards = min(num_shards, _MAX_SHARDS)
 
     with _locked(out):
-        known = _settle_classes(out, split, settings, wanted, rows, os.fspath(labels))
-        plan = _Plan(settings, known, labels_sha256, num_shards)
+        found = {head: {row[i] for row in rows} for i, head in enumerate(heads, 1)}
+        known = _settle_classes(out, split, settings, wanted, found, os.fspath(labels))
+        plan = _Plan(settings, records.plain_classes(known), labels_sha256, num_shards)
         partial = out / f'.partial-{split}'
         dataset = records.read_description(out)
         if dataset is not None and split in dataset.splits:
@@ -144,14 +149,16 @@ def prepare(
         return _finish(out, partial, split, plan, tasks, dataset)
 
 
-def read_labels(path: str | os.PathLike) -> list[tuple[str, str]]:
-    """The (path, label) rows of a labels file.
+def read_labels(path: str | os.PathLike) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The heads of a labels file, which its first line names, and its rows: a path and their labels.
+
+    Without such a line there is one head, 'label'. Names of heads are in lower case.
 
     Raises:
-        UserError: no such file, not UTF-8 CSV, a line without exactly two values, an empty value, a
-            path that stands there twice, or no rows at all.
+        UserError: no such file, not UTF-8 CSV, a name that no head can have, a line with another
+            number of values, an empty value, a path that stands there twice, or no rows at all.
     """
-    rows, lines = [], {}
+    heads, rows, lines = None, [], {}
     try:
         # utf-8-sig: spreadsheets put a byte order mark first.
         with open(path, encoding='utf-8-sig', newline='') as file:
@@ -160,24 +167,29 @@ def read_labels(path: str | os.PathLike) -> list[tuple[str, str]]:
                 line = reader.line_num
                 if not row:
                     continue
-                if len(row) != 2:
+                name, *labels = row[0], *(value.strip() for value in row[1:])
+                if heads is None:
+                    heads = ('label',)
+                    if labels and name.strip().lower() == 'path':
+                        heads = _check_heads([label.lower() for label in labels], path, line)
+                        continue
+                if len(labels) != len(heads):
+                    columns = {1: 'two'}.get(len(heads), len(heads) + 1)
                     raise UserError(
-                        f'{path}, line {line}: {len(row)} values instead of two, path,label; a name '
-                        f'with a comma stands in double quotes.'
+                        f'{path}, line {line}: {len(row)} values instead of {columns}, '
+                        f'path,{",".join(heads)}; a name with a comma stands in double quotes, and '
+                        f'several labels are named in the first line, as in path,noun,verb.'
                     )
-                name, label = row[0], row[1].strip()
-                if not rows and (name.strip().lower(), label.lower()) == ('path', 'label'):
-                    continue
-                if not name.strip() or not label:
+                if not name.strip() or not all(labels):
                     raise UserError(f'{path}, line {line}: the path or the label is empty.')
                 key = os.path.normpath(name)
                 if key in lines:
                     raise UserError(
                         f'{path}, line {line}: {name!r} is already on line {lines[key]}; a video '
-                        f'has one label.'
+                        f'stands there once.'
                     )
                 lines[key] = line
-                rows.append((name, label))
+                rows.append((name, *labels))
     except OSError as error:
         raise UserError(f'--labels={path} cannot be read: {error.strerror}.') from error
     except UnicodeDecodeError as error:
@@ -186,7 +198,40 @@ def read_labels(path: str | os.PathLike) -> list[tuple[str, str]]:
         raise UserError(f'{path}, line {reader.line_num} is not CSV: {error}.') from error
     if not rows:
         raise UserError(f'{path} names no videos.')
-    return rows
+    return heads, rows
+
+
+def _check_heads(heads: Sequence[str], path: str | os.PathLike, line: int) -> tuple[str, ...]:
+    for head, count in collections.Counter(heads).items():
+        # They are part of the metrics' names and of --classes HEAD=FILE.
+        if not re.fullmatch(r'[a-z0-9_]+', head):
+            raise UserError(
+                f'{path}, line {line}: no column can be called {head!r}; use letters, digits and _.'
+            )
+        if count > 1:
+            raise UserError(f'{path}, line {line}: {count} columns are called {head!r}.')
+    return tuple(heads)
+
+
+def _read_wanted(
+    classes: str | os.PathLike | Mapping[str, str | os.PathLike], heads: Sequence[str]
+) -> dict[str, list[str]]:
+    """The class lists that were asked for: one for each head."""
+    example = ' '.join(f'--classes {head}=FILE' for head in heads)
+    if not isinstance(classes, Mapping):
+        if len(heads) > 1:
+            raise UserError(f'--classes={classes} does not say whose classes: write {example}.')
+        classes = {heads[0]: classes}
+    for head in classes:
+        if head not in heads:
+            raise UserError(
+                f'--classes {head}={classes[head]}: the labels file has no column {head!r}; write '
+                f'{example}.'
+            )
+    for head in heads:
+        if head not in classes:
+            raise UserError(f'--classes has no file for {head!r}; write {example}.')
+    return {head: read_classes(classes[head]) for head in heads}
 
 
 def read_classes(path: str | os.PathLike) -> list[str]:
@@ -233,11 +278,11 @@ def _settle_classes(
     out: pathlib.Path,
     split: str,
     settings: dict[str, Any],
-    wanted: list[str] | None,
-    rows: Sequence[tuple[str, str]],
+    wanted: Mapping[str, Sequence[str]] | None,
+    found: Mapping[str, set[str]],
     labels: str,
-) -> list[str]:
-    """The class list, which every label must be in; settings and list must be those of `out`."""
+) -> Mapping[str, Sequence[str]]:
+    """Each head's class list, which its labels must be in; all must be those of `out`."""
     known = wanted
     present = [(out / records.DESCRIPTION, records.read_description(out))]
     present += [
@@ -252,25 +297,37 @@ def _settle_classes(
                     f'--{key}={value}, but {out} is being made with {made.settings.get(key)}; a '
                     f'data set has one setting: give another --out' + _or_delete(where, split)
                 )
-        if wanted is not None and list(made.classes) != wanted:
+        classes = made.classes
+        if isinstance(made, _Plan):
+            classes = records.classes_by_head(classes)
+        if list(classes) != list(found):
+            raise UserError(
+                f'{labels} has the columns path,{",".join(found)}, but {out} is made with '
+                f'path,{",".join(classes)}; give the same in this order, or another --out'
+                + _or_delete(where, split)
+            )
+        if wanted is not None and any(list(classes[head]) != wanted[head] for head in found):
             raise UserError(
                 f'--classes differs from the class list that {out} is made with; give another '
                 f'--out' + _or_delete(where, split)
             )
         if where.name != f'.partial-{split}':
-            known = list(made.classes)
+            known = classes
     if known is None:
-        return sorted({label for _, label in rows})
-    unknown = sorted({label for _, label in rows} - set(known))
-    if unknown:
+        return {head: sorted(names) for head, names in found.items()}
+    for head, names in found.items():
+        unknown = sorted(names - set(known[head]))
+        if not unknown:
+            continue
         shown = []
         for label in unknown[:5]:
-            near = difflib.get_close_matches(label, known, n=1)
+            near = difflib.get_close_matches(label, known[head], n=1)
             shown.append(f'{label!r}' + (f' (did you mean {near[0]!r}?)' if near else ''))
         more = f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''
+        column = f' in the column {head!r}' if len(found) > 1 else ''
         whose = '--classes' if wanted is not None else f'the data set {out}'
         raise UserError(
-            f'{labels} has labels that {whose} does not know: {", ".join(shown)}{more}.'
+            f'{labels} has labels{column} that {whose} does not know: {", ".join(shown)}{more}.'
         )
     return known
 
@@ -316,15 +373,20 @@ def _tasks(
     partial: pathlib.Path,
     split: str,
     plan: _Plan,
-    rows: Sequence[tuple[str, str]],
+    rows: Sequence[tuple[str, ...]],
     videos: pathlib.Path,
 ) -> list[_Task]:
-    ids = {name: i for i, name in enumerate(plan.classes)}
+    classes = records.classes_by_head(plan.classes)
+    ids = [{name: i for i, name in enumerate(names)} for names in classes.values()]
     tasks = []
-    for shard, name in enumerate(records.shard_names(split, plan.num_shards)):
+    for shard, file in enumerate(records.shard_names(split, plan.num_shards)):
         numbers = records.shard_range(shard, plan.num_shards, len(rows))
-        entries = [(i, rows[i][0], str(videos / rows[i][0]), ids[rows[i][1]]) for i in numbers]
-        tasks.append(_Task(shard, out / name, partial / f'{shard:05d}.json', entries, {}))
+        entries = []
+        for i in numbers:
+            name, *labels = rows[i]
+            class_ids = [of_head[label] for of_head, label in zip(ids, labels, strict=True)]
+            entries.append((i, name, str(videos / name), class_ids))
+        tasks.append(_Task(shard, out / file, partial / f'{shard:05d}.json', entries, {}))
     return tasks
 
 
@@ -359,22 +421,27 @@ def _finish(
             f'all {len(rejected)} videos of split {split!r} were rejected ({name}: {reason}); see '
             f'{out / "rejected.csv"}.'
         )
-    counts = collections.Counter(class_ids)
+    classes = records.classes_by_head(plan.classes)
+    counts = [collections.Counter(of_head) for of_head in zip(*class_ids, strict=True)]
     made = records.Split(
         num_videos=len(class_ids),
         num_rejected=len(rejected),
         num_frames=sum(journal['num_frames'] for journal in journals),
         shards=tuple(task.target.name for task in tasks),
         shard_bytes=tuple(journal['bytes'] for journal in journals),
-        videos_per_class=tuple(counts[i] for i in range(len(plan.classes))),
+        videos_per_class=tuple(
+            count[i]
+            for count, names in zip(counts, classes.values(), strict=True)
+            for i in range(len(names))
+        ),
         fingerprint=records.fingerprint(
-            plan.classes, (digest for journal in journals for digest in journal['digests'])
+            classes, (digest for journal in journals for digest in journal['digests'])
         ),
         labels_sha256=plan.labels_sha256,
     )
     splits = {} if dataset is None else dataset.splits
     records.write_description(
-        records.Dataset(os.fspath(out), tuple(plan.classes), plan.settings, splits | {split: made})
+        records.Dataset(os.fspath(out), classes, plan.settings, splits | {split: made})
     )
     shutil.rmtree(partial)
     return records.open_dataset(out)
@@ -532,7 +599,7 @@ def _write_shard(
     records.write_atomically(task.journal, json.dumps(journal))
 
 
-def _encode(path: str, name: str, label: int, settings: dict[str, Any]) -> tuple[bytes, int]:
+def _encode(path: str, name: str, label: list[int], settings: dict[str, Any]) -> tuple[bytes, int]:
     def jpeg(frame):
         return video.encode_jpeg(frame, settings['jpeg_quality'])
 
@@ -565,11 +632,26 @@ def _writer(path: pathlib.Path, target: pathlib.Path) -> Iterator[Any]:
 # --- Command line. ---
 
 
+def _class_files(given: Sequence[str] | None) -> str | dict[str, str] | None:
+    """What --classes gave: one FILE, or HEAD=FILE of several heads."""
+    files = {}
+    for value in given or ():
+        head, file = re.fullmatch(r'(?:(\w+)=)?(.*)', value, re.DOTALL).groups()
+        if head in files:
+            raise UserError(f'--classes {value}: give one file, or one for each head as HEAD=FILE.')
+        files[head] = file
+    if None in files and len(files) > 1:
+        raise UserError(f'--classes={files[None]} does not say whose classes: write HEAD=FILE.')
+    return files.get(None, files) or None
+
+
 def main(argv: list[str]) -> None:
     """Parses the command line, prepares the split and prints a summary."""
     parser = cli.parser(__doc__)
     parser.add_argument('--videos', required=True, metavar='DIR', help='folder of the video files')
-    parser.add_argument('--labels', required=True, metavar='FILE', help='CSV of path,label')
+    parser.add_argument(
+        '--labels', required=True, metavar='FILE', help='CSV of path,label[,label...]'
+    )
     parser.add_argument('--out', required=True, metavar='DIR', help="the data set's folder")
     parser.add_argument('--split', required=True, help='name of the split: train, validation, ...')
     parser.add_argument(
@@ -580,16 +662,21 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument('--workers', type=int, help='processes; default: one per CPU')
     parser.add_argument('--num_shards', type=int, help='record files; default: one per 64 videos')
-    parser.add_argument('--classes', metavar='FILE', help='class names, one per line, in id order')
+    parser.add_argument(
+        '--classes',
+        action='append',
+        metavar='[HEAD=]FILE',
+        help='class names, one per line, in id order; once for each head if there are several',
+    )
     args, _ = cli.parse_args(parser, argv)
 
     start = time.monotonic()
-    dataset = prepare(**vars(args))
+    dataset = prepare(**vars(args) | {'classes': _class_files(args.classes)})
     seconds = time.monotonic() - start
     split = dataset.splits[args.split]
     print(
         f'{args.split}: {split.num_videos:,} videos, {split.num_frames:,} frames, '
-        f'{len(dataset.classes)} classes, {sum(split.shard_bytes) / 1e6:,.1f} MB in '
+        f'{records.count_classes(dataset.classes)}, {sum(split.shard_bytes) / 1e6:,.1f} MB in '
         f'{len(split.shards)} shards, complete in {args.out} ({seconds:.1f} s)'
     )
     if split.num_rejected:

@@ -25,7 +25,14 @@ from vjax.training import optimizer, reporting, runs, sharding
 from vjax.training.checkpoints import Checkpoints
 from vjax.training.evaluation import evaluate
 from vjax.training.interruption import Interruption
-from vjax.training.step import State, abstract_state, init_state, make_eval_step, make_train_step
+from vjax.training.step import (
+    State,
+    abstract_state,
+    draw,
+    init_state,
+    make_eval_step,
+    make_train_step,
+)
 
 log = logging.getLogger('vjax.train')  # Not __name__, which is '__main__' under -m.
 
@@ -52,7 +59,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
     sharding.check_batch(mesh, config.eval.batch_size, 1, 'config.eval.batch_size')
     about = {
         'config': json.loads(config.to_json()),
-        'classes': list(dataset.classes),
+        'classes': records.plain_classes(dataset.classes),
         'fingerprint': dataset.splits[config.dataset.train].fingerprint,
         'settings': dataset.settings,
     }
@@ -61,13 +68,16 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
 
     # --- Model, optimiser, and where their arrays live ---
     model = models.build(**config.model)
+    classification = configs.classification(config, dataset.classes)
+    variants = [model.clone(**fields) for fields in configs.variations(config)]
 
     def init_params():
         return runs.init_params(model, config)
 
-    tx, schedule = optimizer.build(
-        jax.eval_shape(init_params), config.num_steps, **config.optimizer
-    )
+    shapes = jax.eval_shape(init_params)
+    if any(jax.eval_shape(lambda v=v: runs.init_params(v, config)) != shapes for v in variants):
+        raise UserError(f'config.vary={config.vary.to_dict()} changes the shapes of parameters.')
+    tx, schedule = optimizer.build(shapes, config.num_steps, **config.optimizer)
     with jax.set_mesh(mesh):
         abstract = abstract_state(
             init_params,
@@ -92,14 +102,14 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
             checkpoints.close()
             return {}
 
-        # --- The two compiled functions, and the batches they eat ---
-        train_step = jax.jit(
-            make_train_step(
-                model,
+        # --- The compiled functions, one step for each variation of the model; their batches ---
+        def compile_step(variant):
+            step = make_train_step(
+                variant,
                 tx,
                 schedule,
                 seed=config.seed,
-                num_classes=config.model.num_classes,
+                classification=classification,
                 augmentation={
                     'size': config.clip.size,
                     'flip': config.augment.flip,
@@ -107,15 +117,18 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
                     'color_drop': config.augment.color_drop,
                 },
                 mixup_alpha=config.loss.mixup,
-                label_smoothing=config.loss.label_smoothing,
                 accumulate=config.accumulate,
                 ema_decay=config.ema,
                 log_every=config.log_every,
-            ),
-            donate_argnums=0,
-            out_shardings=(shardings, sharding.replicated(mesh)),
+            )
+            return jax.jit(
+                step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh))
+            )
+
+        train_steps = [compile_step(variant) for variant in variants]
+        eval_step = jax.jit(
+            make_eval_step(model, classification), out_shardings=sharding.replicated(mesh)
         )
-        eval_step = jax.jit(make_eval_step(model), out_shardings=sharding.replicated(mesh))
         hosts = {'host': jax.process_index(), 'num_hosts': jax.process_count()}
         batches = pipeline.train_batches(
             dataset,
@@ -170,6 +183,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
                     raise SystemExit(128 + interruption.signal)
                 checkpoints.save(state, about | {'owes_evaluation': False}, scores)
             for number, batch in enumerate(batches, start_step + 1):
+                train_step = train_steps[draw(config.seed, number, len(train_steps))]
                 state, report = train_step(state, sharding.to_devices(batch, mesh))
                 last, stop = number == config.num_steps, interruption.signal
                 if unread:

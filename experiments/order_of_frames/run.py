@@ -33,7 +33,7 @@ def predictions(run: runs.Run, order: str, views: tuple[int, int]) -> tuple[np.n
     for batch in batches:
         real = batch['mask'] > 0
         predicted.append(np.asarray(predict(batch['video']))[real])
-        label.append(batch['label'][real])
+        label.append(batch['label'][real, 0])
     return np.concatenate(predicted), np.concatenate(label)
 
 
@@ -47,8 +47,9 @@ def main() -> None:
     results = {}
     for name in ('vivit', 'single_frame'):
         run = runs.load_run(demo / name)
+        classes = run.classes['label']
         backwards = np.array(
-            [run.classes.index(moving_digits.reversed_class('motion6', c)) for c in run.classes]
+            [classes.index(moving_digits.reversed_class('motion6', c)) for c in classes]
         )
         orders = ('forward', 'reversed', 'shuffled', 'still') if name == 'vivit' else ('still',)
         for order in orders:

@@ -1,5 +1,6 @@
 """Records -> batches: order, hosts, resume, geometry, and what happens to broken records."""
 
+import functools
 import hashlib
 import itertools
 import pathlib
@@ -53,14 +54,14 @@ def make_video(index, num_frames, height=16, width=22):
     return frames
 
 
-def encode(frames, index=0, height=16, width=22, fps=25.0):
+def encode(frames, index=0, height=16, width=22, fps=25.0, label=None):
     source = f'{index}.mp4'
     return records.encode_example(
-        frames, label=index % 5, fps=fps, height=height, width=width, source=source
+        frames, label=label or [index % 5], fps=fps, height=height, width=width, source=source
     )
 
 
-def write_dataset(folder, serialized, num_shards=2):
+def write_dataset(folder, serialized, num_shards=2, classes=None):
     """A prepared data set of these records, with one split 'train'."""
     folder.mkdir(parents=True, exist_ok=True)
     shards = records.shard_names('train', num_shards)
@@ -79,7 +80,8 @@ def write_dataset(folder, serialized, num_shards=2):
         fingerprint='',
         labels_sha256='',
     )
-    dataset = records.Dataset(str(folder), tuple('abcde'), {'short_side': 16}, {'train': split})
+    classes = classes or {'label': tuple('abcde')}
+    dataset = records.Dataset(str(folder), classes, {'short_side': 16}, {'train': split})
     records.write_description(dataset)
     return records.open_dataset(folder)
 
@@ -127,6 +129,24 @@ def digest(batch):
     return sha.hexdigest()
 
 
+def test_every_head_has_its_label_and_what_fills_up_has_zeros(tmp_path):
+    videos = [encode(make_video(i, 4), i, label=[i, 5 - i]) for i in range(5)]
+    classes = {'noun': tuple('abcde'), 'verb': tuple('uvwxyz')}
+    two_heads = write_dataset(tmp_path, videos, classes=classes)
+    batches = evaluate(two_heads, batch_size=3)
+    assert all(batch['label'].dtype == np.int32 for batch in batches)
+    labels = np.concatenate([batch['label'] for batch in batches])
+    np.testing.assert_array_equal(labels, [[0, 5], [1, 4], [2, 3], [3, 2], [4, 1], [0, 0]])
+    shown = np.concatenate([batch['label'] for batch in train(two_heads, batch_size=5)])
+    np.testing.assert_array_equal(shown.sum(axis=1), 5)
+    # A record of the wrong number of labels is left out like any that cannot be decoded.
+    wrong = write_dataset(
+        tmp_path / 'wrong', [*videos[:2], encode(make_video(2, 4), 2)], 1, classes
+    )
+    masks = np.concatenate([batch['mask'] for batch in evaluate(wrong, batch_size=3)])
+    np.testing.assert_array_equal(masks, [1, 1, 0])
+
+
 def join(parts):
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -140,7 +160,7 @@ def test_a_batch_is_what_it_should_be(dataset):
     assert shapes == {
         'video': ('uint8', (4, 3, 10, 10, 3)),  # ceil(8 / 0.8)
         'box': ('float32', (4, 4)),
-        'label': ('int32', (4,)),
+        'label': ('int32', (4, 1)),
         'mask': ('float32', (4,)),
         'position': ('int32', (4,)),
     }
@@ -160,7 +180,7 @@ def test_every_epoch_is_a_permutation(dataset, batch_size, seed):
     epochs = videos.reshape(3, 13)
     assert (np.sort(epochs) == np.arange(13)).all()
     assert (epochs[0] != epochs[1]).any()
-    np.testing.assert_array_equal(stream['label'][:39], videos % 5)
+    np.testing.assert_array_equal(stream['label'][:39, 0], videos % 5)
 
 
 @given(st.integers(0, 9), st.sampled_from(sampling.ORDERS))
@@ -305,11 +325,10 @@ def test_windows_are_cut_out_of_the_frame():
     frame = jpeg(photograph(16, 40))
     whole = tf.io.decode_jpeg(frame).numpy()
     clip, augment = pipeline.Clip(**CLIP), pipeline.Augment(**JITTER)
-    decode = tf.function(
-        lambda record, i: pipeline._training_example(record, i, clip=clip, augment=augment, seed=0)[
-            'video'
-        ]
+    example = functools.partial(
+        pipeline._training_example, clip=clip, augment=augment, seed=0, num_heads=1
     )
+    decode = tf.function(lambda record, i: example(record, i)['video'])
     found = set()
     for i in range(20):
         window = decode(tf.constant(encode([frame], 0, 16, 40)), tf.constant(i, tf.int64))
@@ -418,7 +437,7 @@ def test_evaluation_counts_every_video_once(
     assert (everything['index'][~counted] >= num_videos).all()
     green = np.rint(everything['video'][counted][..., 1].mean((1, 2, 3, 4)) / 5).astype(int)
     np.testing.assert_array_equal(green, everything['index'][counted])
-    np.testing.assert_array_equal(everything['label'][counted], green % 5)
+    np.testing.assert_array_equal(everything['label'][counted, 0], green % 5)
 
 
 def test_views_are_crop_major_and_one_file_gives_the_same(dataset):

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import threading
 
@@ -14,7 +15,7 @@ from vjax.errors import UserError
 def dataset(tmp_path):
     """Seven records of three classes, in three shards of which one is empty."""
     examples = [
-        records.encode_example([bytes([i]) * (i + 1)] * (i + 1), i % 3, 12.5, 48, 64, f'{i}.mp4')
+        records.encode_example([bytes([i]) * (i + 1)] * (i + 1), [i % 3], 12.5, 48, 64, f'{i}.mp4')
         for i in range(7)
     ]
     shards = records.shard_names('train', 3)
@@ -33,7 +34,8 @@ def dataset(tmp_path):
         fingerprint='f' * 64,
         labels_sha256='0' * 64,
     )
-    made = records.Dataset(str(tmp_path), ('a', 'b', 'ü,c'), {'short_side': 48}, {'train': split})
+    classes = {'label': ('a', 'b', 'ü,c')}
+    made = records.Dataset(str(tmp_path), classes, {'short_side': 48}, {'train': split})
     records.write_description(made)
     return made, examples
 
@@ -132,7 +134,7 @@ def test_write_atomically_leaves_the_old_file_or_the_new(tmp_path):
 @settings(deadline=None, max_examples=50)
 @given(
     frames=st.lists(st.binary(max_size=300), max_size=5),
-    label=st.integers(0, 2**40),
+    label=st.lists(st.integers(0, 2**40), min_size=1, max_size=4),
     fps=st.floats(0.125, 1000, width=32),
     height=st.integers(1, 70_000),
     width=st.integers(1, 70_000),
@@ -143,24 +145,26 @@ def test_a_record_is_what_tensorflow_would_write(frames, label, fps, height, wid
 
     source = source.encode('utf-8', 'replace').decode()
     written = records.encode_example(frames, label, fps, height, width, source)
-    integer = lambda value: tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))  # noqa: E731
+    integers = lambda *value: tf.train.Feature(int64_list=tf.train.Int64List(value=value))  # noqa: E731
     strings = lambda value: tf.train.Feature(bytes_list=tf.train.BytesList(value=value))  # noqa: E731
     features = {
         'frames': strings(frames),
-        'label': integer(label),
+        'label': integers(*label),
         'fps': tf.train.Feature(float_list=tf.train.FloatList(value=[fps])),
-        'height': integer(height),
-        'width': integer(width),
+        'height': integers(height),
+        'width': integers(width),
         'source': strings([source.encode()]),
     }
     example = tf.train.Example(features=tf.train.Features(feature=features))
     assert tf.train.Example.FromString(written) == example
     assert written == example.SerializeToString(deterministic=True)
-    parsed = records.parse(written)
+    parsed = records.parse(written, len(label))
     assert parsed['frames'].numpy().tolist() == frames
     assert parsed['source'].numpy().decode() == source
-    got = {key: parsed[key].numpy() for key in ('label', 'fps', 'height', 'width')}
+    got = {key: parsed[key].numpy().tolist() for key in ('label', 'fps', 'height', 'width')}
     assert got == {'label': label, 'fps': fps, 'height': height, 'width': width}
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        records.parse(written, len(label) + 1)
 
 
 @given(num_rows=st.integers(1, 5000), num_shards=st.integers(1, 200))
@@ -173,13 +177,42 @@ def test_shards_share_out_every_row_once_in_order(num_rows, num_shards):
 def test_fingerprint_changes_with_order_content_and_classes():
     one, two = '11' * 32, '22' * 32
     prints = {
-        records.fingerprint(['a', 'b'], [one, two]),
-        records.fingerprint(['a', 'b'], [two, one]),
-        records.fingerprint(['a', 'b'], [one]),
-        records.fingerprint(['b', 'a'], [one, two]),
+        records.fingerprint({'label': ['a', 'b']}, [one, two]),
+        records.fingerprint({'label': ['a', 'b']}, [two, one]),
+        records.fingerprint({'label': ['a', 'b']}, [one]),
+        records.fingerprint({'label': ['b', 'a']}, [one, two]),
+        records.fingerprint({'verb': ['a', 'b']}, [one, two]),
+        records.fingerprint({'verb': ['a'], 'noun': ['b']}, [one, two]),
+        records.fingerprint({'noun': ['b'], 'verb': ['a']}, [one, two]),
     }
-    assert len(prints) == 4
+    assert len(prints) == 7
     assert all(len(bytes.fromhex(p)) == 32 for p in prints)
+
+
+def test_the_fingerprint_of_one_head_is_that_of_its_plain_list():
+    digest = '11' * 32
+    content = b'["a", "\\u00fc"]' + bytes.fromhex(digest)
+    expected = hashlib.sha256(content).hexdigest()
+    assert records.fingerprint({'label': ('a', 'ü')}, [digest]) == expected
+
+
+@pytest.mark.parametrize(
+    ('classes', 'plain', 'words'),
+    [
+        ({'label': ('b', 'a')}, ['b', 'a'], '2 classes'),
+        ({'verb': ('b', 'a')}, {'verb': ['b', 'a']}, '2 classes'),
+        (
+            {'verb': ('cut',), 'noun': ('egg', 'oil')},
+            {'verb': ['cut'], 'noun': ['egg', 'oil']},
+            '3 classes (1 verb + 2 noun)',
+        ),
+    ],
+)
+def test_classes_of_all_heads_survive_json_in_their_order(classes, plain, words):
+    assert records.plain_classes(classes) == plain
+    back = records.classes_by_head(json.loads(json.dumps(plain)))
+    assert list(back.items()) == list(classes.items())
+    assert records.count_classes(classes) == words
 
 
 def test_description_is_plain_json(dataset, tmp_path):

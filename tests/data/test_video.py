@@ -143,12 +143,12 @@ def test_frames_are_converted_as_they_come(tmp_path):
 
 def test_encode_is_a_record(tmp_path):
     path = write(tmp_path / 'a.mp4', pictures(5, 32, 48))
-    record = video.encode(path, short_side=16, label=3, source='ü.mp4')
+    record = video.encode(path, short_side=16, label=[3], source='ü.mp4')
     parsed = {key: value.numpy() for key, value in records.parse(record).items()}
     assert len(parsed['frames']) == 5
-    assert (parsed['height'], parsed['width'], parsed['label']) == (16, 24, 3)
+    assert (parsed['height'], parsed['width'], *parsed['label']) == (16, 24, 3)
     with path.open('rb') as file:
-        assert video.encode(file, short_side=16, label=3, source='ü.mp4') == record
+        assert video.encode(file, short_side=16, label=[3], source='ü.mp4') == record
 
 
 def test_trimming_by_an_edit_list_is_no_truncation(tmp_path):

@@ -14,6 +14,8 @@ SCHEDULES = Path(__file__).parents[3] / 'shared/scenic/aux/aux_lr_schedules.json
 SETTINGS = dict(
     learning_rate=0.1,
     warmup_fraction=0.0,
+    decay='cosine',
+    end_learning_rate=0.0,
     momentum=0.9,
     b1=0.9,
     b2=0.999,
@@ -55,7 +57,7 @@ def test_the_schedule_equals_the_published_ones():
         if warmup != int(warmup):
             continue  # vjax's warm-up is a whole number of steps.
         schedule = optimizer.learning_rate_schedule(
-            settings['base_learning_rate'], warmup / num_steps, num_steps
+            settings['base_learning_rate'], warmup / num_steps, 'cosine', 0.0, num_steps
         )
         for step, value in entry['values'].items():
             if int(step) >= num_steps:
@@ -67,16 +69,29 @@ def test_the_schedule_equals_the_published_ones():
 
 
 def test_the_schedule_ends_at_zero_and_stays_there():
-    schedule = optimizer.learning_rate_schedule(0.1, 0.1, 50)
+    schedule = optimizer.learning_rate_schedule(0.1, 0.1, 'cosine', 0.0, 50)
     assert float(schedule(0)) == 0.0
     assert float(schedule(5)) == pytest.approx(0.1)
     assert float(schedule(50)) == pytest.approx(0.0, abs=1e-9)
     assert float(schedule(60)) == pytest.approx(0.0, abs=1e-9)
 
 
+@pytest.mark.parametrize('decay', optimizer.DECAYS)
+def test_the_schedule_ends_at_its_end_and_stays_there(decay):
+    schedule = optimizer.learning_rate_schedule(5e-3, 0.25, decay, 1e-5, 40)
+    values = [float(schedule(step)) for step in range(50)]
+    assert values[0] == 0.0
+    assert max(values) == values[10] == pytest.approx(5e-3)
+    np.testing.assert_allclose(values[40:], 1e-5, rtol=1e-4)
+    halfway = (5e-3 + 1e-5) / 2
+    assert values[25] == pytest.approx(halfway)
+    quarter = 5e-3 - (5e-3 - 1e-5) / 3
+    assert (values[20] == pytest.approx(quarter, rel=1e-4)) == (decay == 'linear')
+
+
 def test_sgd_is_momentum_with_coupled_weight_decay():
     rate, decay = 0.1, 0.01
-    schedule = optimizer.learning_rate_schedule(rate, 0.0, 100)
+    schedule = optimizer.learning_rate_schedule(rate, 0.0, 'cosine', 0.0, 100)
     value, velocity = np.array([1.0, -2.0]), np.zeros(2)
     for i in range(5):
         gradient = np.asarray(gradients(i)['a']['kernel']) + decay * value
@@ -87,7 +102,7 @@ def test_sgd_is_momentum_with_coupled_weight_decay():
 
 
 def test_adamw_equals_optax_with_a_mask():
-    schedule = optimizer.learning_rate_schedule(0.1, 0.0, 100)
+    schedule = optimizer.learning_rate_schedule(0.1, 0.0, 'cosine', 0.0, 100)
     tx = optax.adamw(schedule, weight_decay=0.3, mask={'a': {'kernel': True, 'bias': False}})
     values, state = params(), tx.init(params())
     for i in range(5):

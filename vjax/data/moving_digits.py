@@ -129,6 +129,11 @@ class Scene:
     disc_radius: float
     seed: int
 
+    @property
+    def numeral(self) -> int:
+        """Which digit it is, 0 to 9."""
+        return int(_digits()[1][self.digit])
+
 
 def reversed_class(motion_set: str, name: str) -> str:
     """The class that a clip of class `name` shows when it is played backwards."""

@@ -241,14 +241,20 @@ def _frames_of(video: Mapping[str, 'tf.Tensor'], indices: 'tf.Tensor', order: st
 
 
 def _training_example(
-    serialized: 'tf.Tensor', position: 'tf.Tensor', *, clip: Clip, augment: Augment, seed: int
+    serialized: 'tf.Tensor',
+    position: 'tf.Tensor',
+    *,
+    clip: Clip,
+    augment: Augment,
+    seed: int,
+    num_heads: int,
 ) -> dict[str, 'tf.Tensor']:
     """The clip that place `position` of the stream shows of a record: video, box, label."""
     seeds = tf.random.experimental.stateless_fold_in(tf.constant([seed, 0], tf.int64), position)
     start_seed, order_seed, crop_seed = tf.unstack(
         tf.random.experimental.stateless_split(seeds, 3), num=3
     )
-    video = records.parse(serialized)
+    video = records.parse(serialized, num_heads)
     length = tf.size(video['frames'])
     step = sampling.frame_step(clip.stride, clip.fps, video['fps'])
     timing = {'num_frames': clip.num_frames, 'step': step}
@@ -267,11 +273,16 @@ def _training_example(
 
 
 def _evaluation_example(
-    serialized: 'tf.Tensor', index: 'tf.Tensor', *, clip: Clip, views: tuple[int, int]
+    serialized: 'tf.Tensor',
+    index: 'tf.Tensor',
+    *,
+    clip: Clip,
+    views: tuple[int, int],
+    num_heads: int,
 ) -> dict[str, 'tf.Tensor']:
     """All views of a record: video [views, time, size, size, 3], label."""
     num_clips, num_crops = views
-    video = records.parse(serialized)
+    video = records.parse(serialized, num_heads)
     length = tf.size(video['frames'])
     step = sampling.frame_step(clip.stride, clip.fps, video['fps'])
     timing = {'num_frames': clip.num_frames, 'step': step}
@@ -322,7 +333,11 @@ def decode_views(
     _use_cpu_only()
     _check_views(views)
     example = _evaluation_example(
-        tf.constant(serialized), tf.constant(index, tf.int64), clip=Clip(**clip), views=views
+        tf.constant(serialized),
+        tf.constant(index, tf.int64),
+        clip=Clip(**clip),
+        views=views,
+        num_heads=1,
     )
     return example['video'].numpy()
 
@@ -362,7 +377,7 @@ def train_batches(
         video: uint8 [batch, time, window, window, 3].
         box: float32 [batch, 4], top, left, height, width in pixels of the region inside the window
             that is to be shown.
-        label: int32 [batch].
+        label: int32 [batch, heads], each head's class id.
         mask: float32 [batch], 0 for a record that could not be decoded (its video is zeros).
         position: int32 [batch], the example's place in the endless stream of training examples.
 
@@ -389,7 +404,9 @@ def train_batches(
         )
         return positions, indices
 
-    example = functools.partial(_training_example, clip=clip, augment=augment, seed=seed)
+    example = functools.partial(
+        _training_example, clip=clip, augment=augment, seed=seed, num_heads=len(dataset.classes)
+    )
     # No run comes near 2**31 steps.
     stop = start_step + num_steps if num_steps is not None else 2**31
     return _stream(
@@ -397,7 +414,7 @@ def train_batches(
         name,
         plan,
         example,
-        clip.short_side,
+        _blank_record(clip.short_side, len(dataset.classes)),
         per_host,
         start_step,
         stop,
@@ -433,7 +450,7 @@ def eval_batches(
     Yields:
         video: uint8 [batch, views, time, size, size, 3]; all temporal views of the first crop come
             first, then those of the second, as in Scenic.
-        label: int32 [batch].
+        label: int32 [batch, heads], each head's class id.
         mask: float32 [batch], 0 for what fills up and for records that could not be decoded.
         index: int32 [batch], the video's place in the split; beyond its end for what fills up.
 
@@ -450,11 +467,12 @@ def eval_batches(
         indices = step * batch_size + host * per_host + tf.range(per_host, dtype=tf.int64)
         return indices, indices
 
-    example = functools.partial(_evaluation_example, clip=clip, views=views)
-    stop = -(-num_videos // batch_size)
-    return _stream(
-        videos, name, plan, example, clip.short_side, per_host, 0, stop, 'index', num_threads
+    example = functools.partial(
+        _evaluation_example, clip=clip, views=views, num_heads=len(dataset.classes)
     )
+    stop = -(-num_videos // batch_size)
+    blank = _blank_record(clip.short_side, len(dataset.classes))
+    return _stream(videos, name, plan, example, blank, per_host, 0, stop, 'index', num_threads)
 
 
 def _stream(
@@ -462,7 +480,7 @@ def _stream(
     name: str,
     plan: Callable,
     example: Callable,
-    short_side: int,
+    blank: bytes,
     per_host: int,
     start: int,
     stop: int,
@@ -477,7 +495,7 @@ def _stream(
         plan: step -> places of this host's examples and indices of their videos, int64 [per_host];
             an index beyond the split's end is filled up with zeros of mask 0.
         example: (record, place) -> tensors of one example.
-        short_side: of the frames.
+        blank: the record in place of what is missing.
         per_host: examples in a batch.
         start, stop: steps.
         place: the key under which the batch names the places.
@@ -485,7 +503,6 @@ def _stream(
     """
     _use_cpu_only()
     num_threads = num_threads or os.cpu_count()
-    blank = _blank_record(short_side)
     undecodable = set()  # Places, not videos: a resumed run must lose the same examples.
 
     def fetch(places, indices):
@@ -548,10 +565,11 @@ def _stream(
     return stream()
 
 
-def _blank_record(side: int) -> bytes:
+def _blank_record(side: int, num_heads: int) -> bytes:
     """A record that decodes to zeros."""
     black = tf.io.encode_jpeg(np.zeros((side, side, 3), np.uint8), quality=100).numpy()
-    return records.encode_example([black], label=0, fps=1.0, height=side, width=side, source='')
+    label = [0] * num_heads
+    return records.encode_example([black], label, fps=1.0, height=side, width=side, source='')
 
 
 def _open(dataset: 'records.Dataset', split: str) -> 'records.VideoRecords':

@@ -4,10 +4,14 @@
     DIR/rejected.csv                          file, reason, split of every video left out
     DIR/train-00000-of-00004.array_record     videos in the order of the labels file
 
+A video has one label, or several: one for each head of a model (the noun and the verb of an action).
+`classes` is a list of names by class id where there is one head and it is called 'label', else an
+object, head -> list, in the heads' order.
+
 A record is a serialized `tf.train.Example` of one video: `frames` (bytes, a JPEG each), `label`
-(int64, its class id), `fps` (float, true average rate), `height`, `width` (int64, pixels of the stored
-frames), `source` (bytes, the file's name in the labels file, UTF-8). Shards are written with
-`group_size:1,uncompressed`: any record can be read alone, and JPEG does not compress further.
+(int64, a class id for each head), `fps` (float, true average rate), `height`, `width` (int64, pixels
+of the stored frames), `source` (bytes, the file's name in the labels file, UTF-8). Shards are written
+with `group_size:1,uncompressed`: any record can be read alone, and JPEG does not compress further.
 
 A split exists once `dataset.json` names it, which is the last thing that is written.
 """
@@ -44,7 +48,7 @@ class Split:
         num_frames: frames of all its videos.
         shards: file names, in order.
         shard_bytes: their sizes, by which a damaged copy is noticed.
-        videos_per_class: by class id.
+        videos_per_class: by class id, the heads' one after another; each head's add up to num_videos.
         fingerprint: see `fingerprint`.
         labels_sha256: hash of the labels file's rows that the split was made from.
     """
@@ -61,10 +65,10 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A prepared data set: its folder, the class names by id, how it was made, its splits."""
+    """A prepared data set: its folder, each head's class names by id, how it was made, its splits."""
 
     path: str
-    classes: tuple[str, ...]
+    classes: dict[str, tuple[str, ...]]
     settings: dict[str, Any]
     splits: dict[str, Split]
 
@@ -113,7 +117,8 @@ def read_description(path: str | os.PathLike) -> Dataset | None:
             name: Split(**{k: tuple(v) if isinstance(v, list) else v for k, v in split.items()})
             for name, split in content['splits'].items()
         }
-        return Dataset(os.fspath(path), tuple(content['classes']), content['settings'], splits)
+        classes = classes_by_head(content['classes'])
+        return Dataset(os.fspath(path), classes, content['settings'], splits)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -124,12 +129,34 @@ def write_description(dataset: Dataset) -> None:
     """Writes `dataset.json`, all or nothing."""
     content = {
         'version': VERSION,
-        'classes': dataset.classes,
+        'classes': plain_classes(dataset.classes),
         'settings': dataset.settings,
         'splits': {name: dataclasses.asdict(split) for name, split in dataset.splits.items()},
     }
     text = json.dumps(content, indent=2, ensure_ascii=False) + '\n'
     write_atomically(pathlib.Path(dataset.path) / DESCRIPTION, text)
+
+
+def plain_classes(classes: Mapping[str, Sequence[str]]) -> list[str] | dict[str, list[str]]:
+    """The classes of all heads as JSON has them: the only list of a single head 'label', else an object."""
+    if list(classes) == ['label']:
+        return list(classes['label'])
+    return {head: list(names) for head, names in classes.items()}
+
+
+def classes_by_head(
+    plain: Sequence[str] | Mapping[str, Sequence[str]],
+) -> dict[str, tuple[str, ...]]:
+    """What `plain_classes` was made from."""
+    heads = plain if isinstance(plain, Mapping) else {'label': plain}
+    return {head: tuple(names) for head, names in heads.items()}
+
+
+def count_classes(classes: Mapping[str, Sequence[str]]) -> str:
+    """How many classes there are, in words: '6 classes', '397 classes (300 noun + 97 verb)'."""
+    total = f'{sum(map(len, classes.values()))} classes'
+    parts = ' + '.join(f'{len(names)} {head}' for head, names in classes.items())
+    return total if len(classes) == 1 else f'{total} ({parts})'
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
@@ -157,12 +184,12 @@ def shard_range(shard: int, num_shards: int, num_rows: int) -> range:
     return range(shard * num_rows // num_shards, (shard + 1) * num_rows // num_shards)
 
 
-def fingerprint(classes: Sequence[str], digests: Iterable[str]) -> str:
+def fingerprint(classes: Mapping[str, Sequence[str]], digests: Iterable[str]) -> str:
     """SHA-256 of a split's content: its class names and the SHA-256 of each record, in order.
 
     Neither the number of shards nor that of the processes that wrote them enters.
     """
-    content = hashlib.sha256(json.dumps(list(classes)).encode())
+    content = hashlib.sha256(json.dumps(plain_classes(classes)).encode())
     for digest in digests:
         content.update(bytes.fromhex(digest))
     return content.hexdigest()
@@ -172,9 +199,14 @@ def fingerprint(classes: Sequence[str], digests: Iterable[str]) -> str:
 
 
 def encode_example(
-    frames: Sequence[bytes], label: int, fps: float, height: int, width: int, source: str
+    frames: Sequence[bytes],
+    label: Sequence[int],
+    fps: float,
+    height: int,
+    width: int,
+    source: str,
 ) -> bytes:
-    """A serialized `tf.train.Example` of a video.
+    """A serialized `tf.train.Example` of a video, with the class id of each head.
 
     Written out in protobuf's wire format (protobuf.dev/programming-guides/encoding): so preparing
     videos needs no TensorFlow in every worker, and equal videos are equal bytes, which protobuf does
@@ -184,7 +216,7 @@ def encode_example(
         'fps': _field(2, _field(1, struct.pack('<f', fps))),
         'frames': _field(1, b''.join(_field(1, frame) for frame in frames)),
         'height': _field(3, _field(1, _varint(height))),
-        'label': _field(3, _field(1, _varint(label))),
+        'label': _field(3, _field(1, b''.join(map(_varint, label)))),
         'source': _field(1, _field(1, source.encode())),
         'width': _field(3, _field(1, _varint(width))),
     }
@@ -208,22 +240,23 @@ def _varint(value: int) -> bytes:
     return bytes([*encoded, value])
 
 
-def parse(serialized: 'tf.Tensor | bytes') -> 'Mapping[str, tf.Tensor]':
+def parse(serialized: 'tf.Tensor | bytes', num_heads: int = 1) -> 'Mapping[str, tf.Tensor]':
     """The tensors of one record, inside tf.data or out of it.
 
     Args:
         serialized: scalar string, a record.
+        num_heads: labels of a video.
 
     Returns:
-        `frames` string [num_frames], and the scalars `label` int64, `fps` float32, `height` int64,
-        `width` int64, `source` string.
+        `frames` string [num_frames], `label` int64 [num_heads], and the scalars `fps` float32,
+        `height` int64, `width` int64, `source` string.
     """
     scalar = tf.io.FixedLenFeature
     return tf.io.parse_single_example(
         serialized,
         {
             'frames': tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True),
-            'label': scalar([], tf.int64),
+            'label': tf.io.FixedLenFeature([num_heads], tf.int64),
             'fps': scalar([], tf.float32),
             'height': scalar([], tf.int64),
             'width': scalar([], tf.int64),

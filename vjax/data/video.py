@@ -27,7 +27,7 @@ import io
 import os
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 import av
@@ -110,7 +110,7 @@ def encode(
     *,
     short_side: int | None,
     jpeg_quality: int = JPEG_QUALITY,
-    label: int = 0,
+    label: Sequence[int] = (0,),
     source: str = '',
     limits: Limits = Limits(),
 ) -> bytes:

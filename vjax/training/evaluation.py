@@ -17,7 +17,7 @@ def evaluate(
     mesh: Mesh,
 ) -> dict[str, float]:
     """Mean `loss`, `top1` and `top5` in [0, 1] over all examples of `batches`, and `num_videos`; empty
-    where there is no batch.
+    where there is no batch. See `metrics.evaluation_sums` for what several heads add.
 
     Args:
         eval_step: the jitted result of `step.make_eval_step`.

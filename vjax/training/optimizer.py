@@ -11,23 +11,34 @@ from vjax.errors import UserError
 from vjax.training import rules
 
 NAMES = ('sgd', 'adamw')
+DECAYS = ('cosine', 'linear')
 
 
 def learning_rate_schedule(
-    learning_rate: float, warmup_fraction: float, num_steps: int
+    learning_rate: float,
+    warmup_fraction: float,
+    decay: str,
+    end_learning_rate: float,
+    num_steps: int,
 ) -> optax.Schedule:
-    """Linear warm-up from zero, then half a cosine to zero (ViViT, appendix, Tab. 7).
+    """Linear warm-up from zero, then down to `end_learning_rate` (ViViT, appendix, Tab. 7).
 
-    The cosine spans the steps after the warm-up, and beyond `num_steps` the rate stays zero.
+    The decay spans the steps after the warm-up, and beyond `num_steps` the rate stays at its end.
     """
     warmup = round(warmup_fraction * num_steps)
-    return optax.schedules.join_schedules(
-        [
-            optax.schedules.linear_schedule(0.0, learning_rate, warmup),
-            optax.schedules.cosine_decay_schedule(learning_rate, max(num_steps - warmup, 1)),
-        ],
-        [warmup],
-    )
+    rest = max(num_steps - warmup, 1)
+    match decay:
+        case 'cosine':
+            fraction = end_learning_rate / learning_rate if learning_rate else 0.0
+            down = optax.schedules.cosine_decay_schedule(learning_rate, rest, fraction)
+        case 'linear':
+            down = optax.schedules.linear_schedule(learning_rate, end_learning_rate, rest)
+        case _:
+            raise UserError(
+                f"there is no decay '{decay}' of the learning rate; choose one of {', '.join(DECAYS)}."
+            )
+    up = optax.schedules.linear_schedule(0.0, learning_rate, warmup)
+    return optax.schedules.join_schedules([up, down], [warmup])
 
 
 def _per_leaf(update, values: Any) -> optax.GradientTransformation:
@@ -52,6 +63,8 @@ def build(
     name: str,
     learning_rate: float,
     warmup_fraction: float,
+    decay: str,
+    end_learning_rate: float,
     momentum: float,
     b1: float,
     b2: float,
@@ -72,6 +85,8 @@ def build(
         name: `sgd` (momentum, not Nesterov, as in the ViViT paper) or `adamw`.
         learning_rate: peak rate.
         warmup_fraction: part of `num_steps` spent in linear warm-up.
+        decay: `cosine` (half of one) or `linear`.
+        end_learning_rate: rate after the last step.
         momentum: of `sgd`.
         b1: first-moment decay of `adamw`.
         b2: second-moment decay of `adamw`.
@@ -80,7 +95,9 @@ def build(
         learning_rate_scale: rules giving each parameter a factor on the learning rate.
         freeze: patterns of parameters that keep their value; each must match at least one.
     """
-    schedule = learning_rate_schedule(learning_rate, warmup_fraction, num_steps)
+    schedule = learning_rate_schedule(
+        learning_rate, warmup_fraction, decay, end_learning_rate, num_steps
+    )
     match name:
         case 'sgd':
             scale = optax.trace(decay=momentum)
@@ -90,11 +107,11 @@ def build(
             raise UserError(f"there is no optimiser '{name}'; choose one of {', '.join(NAMES)}.")
     decay_rates = rules.match(weight_decay, params, 'optimizer.weight_decay')
     factors = rules.match(learning_rate_scale, params, 'optimizer.learning_rate_scale')
-    decay = _per_leaf(lambda gradient, param, rate: gradient + rate * param, decay_rates)
+    weight_decays = _per_leaf(lambda gradient, param, rate: gradient + rate * param, decay_rates)
     trained = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         # Before the momentum for SGD (L2 regularisation), after the scaling for Adam (decoupled).
-        *((decay, scale) if name == 'sgd' else (scale, decay)),
+        *((weight_decays, scale) if name == 'sgd' else (scale, weight_decays)),
         _per_leaf(lambda update, _, factor: update * factor, factors),
         optax.scale_by_learning_rate(schedule),
     )

@@ -201,7 +201,14 @@ class Progress:
             100 * scores['top5'],
             scores['num_videos'],
         )
+        for head in heads(scores):
+            logger.info('  %s: top-1 %.2f %%', head, 100 * scores[f'{head}/top1'])
         self._since = time.monotonic()
+
+
+def heads(scores: Mapping[str, Any]) -> list[str]:
+    """The heads whose own metrics are among `scores`; none where there is one head."""
+    return [name.removesuffix('/top1') for name in scores if name.endswith('/top1')]
 
 
 def duration(seconds: float) -> str:

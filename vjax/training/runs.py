@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from vjax import models
+from vjax import cli, models
 from vjax.config import clip_shape
+from vjax.data.records import classes_by_head
 from vjax.errors import UserError
 from vjax.training import reporting, sharding
 from vjax.training.checkpoints import Checkpoints, DamagedCheckpoint
@@ -27,7 +29,7 @@ class Run(NamedTuple):
 
     Attributes:
         config: the config it was trained with.
-        classes: class names; the index is the class id.
+        classes: each head's class names, in the order of the logits.
         settings: how its videos were prepared (short side, JPEG quality).
         model: the model.
         params: its parameters; their moving average where the run kept one.
@@ -35,7 +37,7 @@ class Run(NamedTuple):
     """
 
     config: ml_collections.ConfigDict
-    classes: tuple[str, ...]
+    classes: dict[str, tuple[str, ...]]
     settings: dict[str, Any]
     model: Any
     params: Any
@@ -75,26 +77,41 @@ def init_params(model: Any, config: ml_collections.ConfigDict) -> Any:
 
 
 def load_run(
-    workdir: str | Path, which: str = 'latest', where: jax.sharding.Sharding | None = None
+    workdir: str | Path,
+    which: str = 'latest',
+    where: jax.sharding.Sharding | None = None,
+    overrides: Sequence[str] = (),
 ) -> Run:
     """The model of a run at its `latest` or `best` checkpoint, or at a step given by its number.
 
     A damaged latest checkpoint is said in the log, and the one before it is taken. The parameters are
-    put `where` it says, by default on this process's first device.
+    put `where` it says, by default on this process's first device. Overrides '--config.KEY=VALUE' of
+    the run's config must leave the shapes of its parameters alone.
 
     Raises:
-        UserError: the workdir holds no such checkpoint, or only damaged ones.
+        UserError: the workdir holds no such checkpoint, or only damaged ones, or an override does not
+            fit.
     """
     about = read_about(workdir)
-    config = ml_collections.ConfigDict(about['config'])
+    config = ml_collections.ConfigDict(_tuples(about['config']))
     model = models.build(**config.model)
+    shapes = jax.eval_shape(lambda: init_params(model, config))
+    if overrides:
+        trained, config = config, cli.override(config, list(overrides))
+        model = models.build(**config.model)
+        model.check(clip_shape(config))
+        if jax.eval_shape(lambda: init_params(model, trained)) != shapes:
+            raise UserError(
+                f"{' '.join(overrides)} changes the shapes of parameters, which '{workdir}' has already "
+                'trained.'
+            )
     checkpoints = Checkpoints(workdir)
     try:
         steps = _candidates(checkpoints, workdir, which)
         where = where or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         params = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-            jax.eval_shape(lambda: init_params(model, config)),
+            shapes,
         )
         abstract = {'params': params, 'ema': params if config.ema else None}
         for step in steps:
@@ -104,10 +121,18 @@ def load_run(
                 log.warning('checkpoint %s of %s is damaged: %s', step, workdir, error)
                 continue
             params = loaded['ema'] if config.ema else loaded['params']
-            return Run(config, tuple(about['classes']), about['settings'], model, params, step)
+            classes = classes_by_head(about['classes'])
+            return Run(config, classes, about['settings'], model, params, step)
     finally:
         checkpoints.close()
     raise UserError(f"no checkpoint of '{workdir}' could be read (tried steps {steps}).")
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, which JSON made of a config's tuples, as tuples again."""
+    if isinstance(value, Mapping):
+        return {name: _tuples(inner) for name, inner in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _candidates(checkpoints: Checkpoints, workdir: str | Path, which: str) -> list[int]:

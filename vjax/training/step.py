@@ -5,13 +5,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from einops import rearrange
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 from vjax.data.augment import augment, mixup, normalise
-from vjax.training import losses, metrics, sharding
+from vjax.training import metrics, sharding
+from vjax.training.losses import Classification
 from vjax.training.optimizer import update_ema
 from vjax.training.rules import Rules
 
@@ -91,10 +93,9 @@ def make_train_step(
     schedule: optax.Schedule,
     *,
     seed: int,
-    num_classes: int,
+    classification: Classification,
     augmentation: dict[str, Any],
     mixup_alpha: float,
-    label_smoothing: float,
     accumulate: int,
     ema_decay: float,
     log_every: int,
@@ -105,14 +106,14 @@ def make_train_step(
     only, so a resumed run repeats them.
 
     Args:
-        model: a vjax model; `apply` gives logits.
+        model: a vjax model; `apply` gives logits. Where it sows `head_logits` [heads, batch, classes],
+            the loss is the mean of theirs.
         tx: the optimiser.
         schedule: its learning rate, for the report.
         seed: the run's seed.
-        num_classes: classes of the data set.
+        classification: what the logits are trained to be.
         augmentation: keyword arguments of `vjax.data.augment.augment`.
         mixup_alpha: Beta parameter of mixup; 0 is off.
-        label_smoothing: mass spread evenly over the classes.
         accumulate: microbatches a batch is split into; equals one big batch up to rounding.
         ema_decay: decay of the parameters' moving average; 0 is off.
         log_every: steps in a metric window.
@@ -121,8 +122,13 @@ def make_train_step(
     augment_key, step_key = jax.random.split(root)
 
     def loss_sum(params, video, target, mask, key):
-        logits = model.apply({'params': params}, video, train=True, rngs={'dropout': key})
-        return jnp.sum(mask * losses.softmax_cross_entropy(logits, target)), logits
+        logits, sown = model.apply(
+            {'params': params}, video, train=True, rngs={'dropout': key}, mutable='head_logits'
+        )
+        # A model of several classifiers trains each of them, not their mean.
+        each = [one for heads in jax.tree.leaves(sown) for one in heads] or [logits]
+        loss = sum(classification.loss(one, target) for one in each) / len(each)
+        return jnp.sum(mask * loss), logits
 
     def gradients(params, video, target, mask, key):
         """Loss sum, logits and gradient sum over the batch, a microbatch at a time."""
@@ -150,7 +156,7 @@ def make_train_step(
         key = jax.random.fold_in(step_key, state.step)
         dropout_key, mixup_key = jax.random.split(key)
         video = augment(batch, augment_key, **augmentation)
-        target = losses.one_hot(batch['label'], num_classes, label_smoothing)
+        target = classification.targets(batch['label'])
         if mixup_alpha:
             video, target = mixup(video, target, mixup_key, mixup_alpha)
 
@@ -164,7 +170,7 @@ def make_train_step(
 
         new = {
             'loss': loss,
-            'top1': jnp.sum(mask * metrics.in_top_k(logits, jnp.argmax(target, axis=-1), 1)),
+            'top1': jnp.sum(mask * metrics.training_hits(classification, logits, target)),
             'num': jnp.sum(mask),
             'failed': jnp.sum(1.0 - mask),
             'grad_norm': grad_norm,
@@ -190,12 +196,19 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(model: Any) -> Callable[[Any, Batch], metrics.Sums]:
+def draw(seed: int, step: int, num_choices: int) -> int:
+    """Which of several compiled steps is step number `step`: uniform, and pure in its arguments."""
+    return int(np.random.default_rng([seed, step]).integers(num_choices))
+
+
+def make_eval_step(
+    model: Any, classification: Classification
+) -> Callable[[Any, Batch], metrics.Sums]:
     """A batch's metric sums as a function (params, batch) -> sums."""
 
     def eval_step(params: Any, batch: Batch) -> metrics.Sums:
         logits = view_logits(model, params, batch['video'])
-        return metrics.evaluation_sums(logits, batch['label'], batch['mask'])
+        return metrics.evaluation_sums(classification, logits, batch['label'], batch['mask'])
 
     return eval_step
 
