@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from vjax.models import layers
+from vjax.models import layers, scan
 
 
 def random(*shape, seed=0):
@@ -192,7 +192,7 @@ class TestConstrainBatch:
 
     def test_is_the_identity_without_a_mesh(self):
         x = jnp.ones((3, 2))
-        assert layers.constrain_batch(x) is x
+        assert scan.constrain_batch(x) is x
 
     @pytest.mark.parametrize(
         ('names', 'axes'),
@@ -204,8 +204,8 @@ class TestConstrainBatch:
     )
     def test_shards_the_leading_axis_over_the_batch_axes(self, names, axes):
         with jax.set_mesh(self.mesh(names, (4, 2))):
-            jaxpr = str(jax.make_jaxpr(layers.constrain_batch)(jnp.ones((8, 2))))
-            out = jax.jit(layers.constrain_batch)(jnp.ones((8, 2)))
+            jaxpr = str(jax.make_jaxpr(scan.constrain_batch)(jnp.ones((8, 2))))
+            out = jax.jit(scan.constrain_batch)(jnp.ones((8, 2)))
         assert ('sharding_constraint' in jaxpr) == bool(axes)
         if axes:
             assert out.sharding.spec[0] in (axes, axes[0])
@@ -216,7 +216,7 @@ class TestConstrainBatch:
 
     def test_takes_a_batch_that_the_mesh_does_not_divide(self):
         with jax.set_mesh(self.mesh(('data',), (8,))):
-            assert jax.jit(layers.constrain_batch)(jnp.ones((3, 2))).shape == (3, 2)
+            assert jax.jit(scan.constrain_batch)(jnp.ones((3, 2))).shape == (3, 2)
 
     def test_the_encoder_gives_the_same_on_a_mesh(self, case, expected):
         mesh = self.mesh(('data', 'fsdp'), (4, 2))

@@ -34,11 +34,57 @@ def check_divides(name: str, value: int, by_name: str, by: int) -> None:
         raise UserError(f'{name}={value} is not divisible by {by_name}: the nearest {nearest}')
 
 
-def check_transformer(model: Any, classifiers: Collection[str]) -> None:
-    """The checks that every transformer shares, on the fields of the given model."""
-    for name in ('num_classes', 'width', 'depth', 'num_heads', 'mlp_dim'):
+def check_positive(model: Any, names: Collection[str]) -> None:
+    """Raises a UserError unless each of the named fields of the model is at least 1."""
+    for name in names:
         if getattr(model, name) < 1:
             raise UserError(f'{name}={getattr(model, name)} should be at least 1')
+
+
+def check_clip(input_shape: tuple[int, ...], name: str, tubelet: tuple[int, ...]) -> None:
+    """Raises a UserError unless clips (time, height, width, channels) can be cut into tubelets."""
+    if len(input_shape) != 4:
+        raise UserError(
+            f'the model takes clips (time, height, width, channels), not {tuple(input_shape)}'
+        )
+    for axis, size, extent in zip(
+        ('num_frames', 'height', 'width'), input_shape[:3], tubelet, strict=True
+    ):
+        check_divides(axis, size, f'{extent} of {name}={tuple(tubelet)}', extent)
+
+
+def check_columns(model: Any, names: Collection[str]) -> None:
+    """Raises a UserError unless the named fields have as many entries as the first, one or more.
+
+    Each entry is at least 1 or, where it is a tuple, a time, height and width of at least 1.
+    """
+    first, *_ = names
+    for name in names:
+        column = getattr(model, name)
+        if not column or len(column) != len(getattr(model, first)):
+            raise UserError(
+                f'{name} has {len(column)} entries and {first} has {len(getattr(model, first))}: '
+                'there should be as many in both, one at least'
+            )
+        for i, entry in enumerate(column):
+            if isinstance(entry, tuple):
+                check_extents(f'{name}[{i}]', entry, ('time', 'height', 'width'))
+            elif entry < 1:
+                raise UserError(f'{name}[{i}]={entry} should be at least 1')
+
+
+def check_increasing(name: str, values: Collection[int], last: int) -> None:
+    """Raises a UserError unless there are values and they increase, between 0 and `last`."""
+    values = list(values)
+    if not values or values != sorted(set(values)) or values[0] < 0 or values[-1] > last:
+        raise UserError(
+            f'{name}={tuple(values)} should increase, from 0 at least to {last} at most'
+        )
+
+
+def check_transformer(model: Any, classifiers: Collection[str]) -> None:
+    """The checks that every transformer shares, on the fields of the given model."""
+    check_positive(model, ('num_classes', 'width', 'depth', 'num_heads', 'mlp_dim'))
     if model.width % model.num_heads:
         raise UserError(f'num_heads={model.num_heads} does not divide width={model.width}')
     check_options(model, classifiers)

@@ -29,7 +29,7 @@ from jaxtyping import Array, Float
 
 from vjax.errors import UserError
 from vjax.models import fields, layers
-from vjax.models.layers import constrain_batch
+from vjax.models.scan import constrain_batch
 from vjax.models.vit import ViT
 from vjax.models.vivit import FACTORISED_BLOCKS, ViViT
 

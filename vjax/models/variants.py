@@ -1,4 +1,5 @@
-"""Model sizes in the papers' own notation: `'B/16'` for images, `'B/16x2'` for videos.
+"""Model sizes in the papers' own notation: `'B/16'` for images, `'B/16x2'` for videos, and
+`'B/2+S/4+Ti/8'` for several views of a video.
 
 The letter is the size of the transformer (ViT, Tab. 1; ViViT, section 4.1; Ti and S from DeiT), the
 first number the height and width of a patch in pixels, and the number after `x` the depth of a
@@ -39,6 +40,32 @@ def video(variant: str) -> dict:
     return {**_size(variant, size), 'tubelet': (int(frames), int(patch), int(patch))}
 
 
+def views(variant: str) -> dict:
+    """Fields of a multiview model, from the longest tubelets to the shortest, in MTV's notation.
+
+    `'B/2+S/4+Ti/8'` -> widths=(192, 384, 768), depths, num_heads, mlp_dims and tubelets=((8, 16, 16),
+    (4, 16, 16), (2, 16, 16)). The number is the depth of a view's tubelets in frames; their height
+    and width are 16 pixels, 14 for size H, unless they stand before it: `'B/16x2'`, as in `video`,
+    or height and width apart, `'B/16x32x2'`. Views of equal depth stay in the order given.
+
+    Raises:
+      UserError: a view is of none of these forms, or a number or the size is unknown.
+    """
+    pattern = r'(\w+)/(?:([1-9]\d*)x)?(?:([1-9]\d*)x)?([1-9]\d*)'
+    form = 'SIZE/FRAMES, SIZE/PATCHxFRAMES or SIZE/HEIGHTxWIDTHxFRAMES, joined by +'
+    columns = []
+    for view in variant.split('+'):
+        size, height, width, frames = _parse(view, pattern, form, 'B/2+S/4+Ti/8')
+        height = int(height or (14 if size == 'H' else 16))
+        tubelet = (int(frames), height, int(width or height))
+        columns.append({**_size(view, size), 'tubelet': tubelet})
+    columns.sort(key=lambda view: -view['tubelet'][0])
+    names = {'num_heads': 'num_heads'}  # The others take an s.
+    return {
+        names.get(name, f'{name}s'): tuple(view[name] for view in columns) for name in columns[0]
+    }
+
+
 def _parse(variant: str, pattern: str, form: str, example: str) -> tuple[str, ...]:
     match = re.fullmatch(pattern, variant)
     if not match:
@@ -46,7 +73,7 @@ def _parse(variant: str, pattern: str, form: str, example: str) -> tuple[str, ..
             f'the variant {variant!r} is not of the form {form}, for example {example!r}, '
             f'where SIZE is one of {", ".join(SIZES)}'
         )
-    return match.groups()
+    return match.groups('')
 
 
 def _size(variant: str, size: str) -> dict:

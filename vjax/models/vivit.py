@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 
 from vjax.errors import UserError
 from vjax.models import fields, layers
-from vjax.models.layers import constrain_batch
+from vjax.models.scan import constrain_batch
 
 FACTORISED_BLOCKS = ('factorised_self_attention', 'factorised_dot_product')
 ATTENTIONS = ('spacetime', 'factorised_encoder', *FACTORISED_BLOCKS, 'average_pool')
@@ -198,12 +198,7 @@ class ViViT(nn.Module):
                 f'embedding="uniform_frames" takes single frames: tubelet={tuple(self.tubelet)} '
                 f'must be {(1, *self.tubelet[1:])}'
             )
-        if len(input_shape) != 4:
-            raise UserError(f'ViViT takes clips (time, height, width, channels), not {input_shape}')
-        for name, size, extent in zip(
-            ('num_frames', 'height', 'width'), input_shape[:3], self.tubelet, strict=True
-        ):
-            fields.check_divides(name, size, f'{extent} of tubelet={tuple(self.tubelet)}', extent)
+        fields.check_clip(input_shape, 'tubelet', self.tubelet)
 
     @nn.nowrap
     def token_grid(self, input_shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -16,9 +16,9 @@ import numpy as np
 from vjax import models
 from vjax.errors import UserError
 from vjax.models import costs
-from vjax.weights.scenic import names, vivit
+from vjax.weights.scenic import mtv, names, token_learner, vivit
 
-FAMILIES = (vivit,)
+FAMILIES = (vivit, token_learner, mtv)
 
 
 def model(module: str, constructor: Mapping[str, Any]) -> Any:
@@ -40,7 +40,7 @@ def model(module: str, constructor: Mapping[str, Any]) -> Any:
     fields = family.fields(module, left)
     if left:
         raise UserError(f'arguments of {module} without a counterpart in vjax: {", ".join(left)}')
-    return models.build(family.MODULES[module], **fields)
+    return models.build(fields.pop('model', family.MODULES[module]), **fields)
 
 
 def params(flat: Mapping[str, np.ndarray], model: Any) -> dict:

@@ -1,0 +1,43 @@
+"""MTV on Moments in Time: the published recipe of Yan et al. (CVPR 2022) for MTV-L.
+
+Arguments:
+    variant: the views in the paper's notation, SIZE/FRAMES joined by +; L/2+B/4+S/8+Ti/16 is MTV-L,
+        the published one.
+    tiny: small views on small clips for two steps, to try the recipe anywhere.
+
+The published file leaves the number of classes (339) open. It starts from an MTV trained on Kinetics
+(init_from), and is evaluated with 1x3 views.
+"""
+
+from ml_collections import ConfigDict
+
+from vjax import recipes
+from vjax.config import parse_arg
+from vjax.models import variants
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config; see the module for `arg`."""
+    args = parse_arg(arg, variant='L/2+B/4+S/8+Ti/16', tiny=False)
+    config = recipes.published('moments_in_time', epochs=20, learning_rate=0.2, batch_size=256)
+    config.clip.stride = 3
+    config.augment.update(color_jitter=0.8, color_drop=0.1)
+    config.loss.mixup = 0.2
+    views = variants.views(args.variant)
+    depth = max(views['depths'])
+    config.model = recipes.model(
+        'mtv',
+        **views,
+        fusion='cross_view_attention',
+        fusion_layers=(depth // 2 - 1, depth - 1),
+        cross_view_width='query',
+        global_depth=12,
+        global_num_heads=8,
+        global_mlp_dim=3072,
+        classifier='token',
+        tubelet_init='central_frame',
+        stochastic_depth=0.1,
+    )
+    if args.tiny:
+        recipes.tiny_views(config)
+    return config

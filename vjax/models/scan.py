@@ -1,0 +1,68 @@
+"""How repeated blocks are run: as one scan, recomputed as asked for, sharded over the batch."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
+
+REMAT_POLICIES = {
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # Keep matmuls' results.
+    'full': jax.checkpoint_policies.nothing_saveable,  # Keep only the input of each block.
+}
+BATCH_AXES = ('data', 'fsdp')
+
+
+def constrain_batch(x: Float[Array, 'batch *rest']) -> Float[Array, 'batch *rest']:
+    """Shards the leading axis over the mesh's batch axes (those called `data` or `fsdp`).
+
+    The mesh is the one of `jax.set_mesh`; without one this is the identity. Axis 0 may be a merged
+    one, such as batch * time, with the batch outermost. Left to itself the TPU compiler replicates
+    activations after such reshapes: 3 x the memory and compute of a factorised encoder.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes)) if axes else x
+
+
+def drop_rates(rate: float, depth: int) -> np.ndarray:
+    """Stochastic depth's rate in each of `depth` layers: growing linearly from 0 to `rate`."""
+    return (rate * np.arange(depth) / max(depth - 1, 1)).astype(np.float32)
+
+
+def scan_blocks(
+    block: nn.Module, carry: Any, rates: np.ndarray, *, train: bool, remat: str, unroll: int | bool
+) -> Any:
+    """Applies a block once for each of `rates`, as one scan over its stacked parameters.
+
+    One trace and one compilation whatever the number of layers; the block's parameters carry a
+    leading axis of that length.
+
+    Args:
+      block: Called as block(carry, drop_rate, train=train); returns the new carry.
+      carry: Tokens [batch, tokens, dim], or a pytree of such.
+      rates: Stochastic depth's rate in each layer; None is handed on where all are 0.
+      train: Handed on.
+      remat: What the backward pass computes again: 'none', 'dots' (all but matmuls) or 'full'.
+      unroll: Layers per step of the scan, True for all.
+    """
+    if not len(rates):
+        return carry
+
+    def apply(block, carry, drop_rate):
+        return block(jax.tree.map(constrain_batch, carry), drop_rate, train=train), None
+
+    if remat != 'none':
+        # The scan's own loop already keeps the two computations apart.
+        apply = nn.remat(apply, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    scan = nn.scan(
+        apply,
+        variable_axes={'params': 0, 'intermediates': 0},
+        split_rngs={'params': True, 'dropout': True},
+        length=len(rates),
+        unroll=unroll,
+    )
+    return scan(block, carry, jnp.asarray(rates) if rates.any() else None)[0]
