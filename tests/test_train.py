@@ -71,11 +71,30 @@ def straight(digits, tmp_path_factory):
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=str)
-def test_every_config_is_locked_and_its_tiny_variant_trains_two_steps(path, digits, tmp_path):
+@pytest.mark.parametrize('arg', ['', ':tiny'])
+def test_every_config_is_locked_and_describes_a_model(path, arg):
+    config = cli.load_config(f'{path}{arg}', [])
+    assert config.is_locked
+    configs.check(config)
+    config.model.num_classes = config.dataset.num_classes
+    for fields in configs.variations(config):
+        model = models.build(**config.model.to_dict() | fields)
+        batch = jax.ShapeDtypeStruct((1, *configs.clip_shape(config)), 'float32')
+        params = jax.eval_shape(lambda m=model: runs.init_params(m, config))
+        logits = jax.eval_shape(model.apply, {'params': params}, batch)
+        assert logits.shape == (1, config.dataset.num_classes)
+
+
+@pytest.mark.parametrize(
+    'path',
+    [
+        pytest.param(path, marks=[] if path.stem == 'moving_digits' else pytest.mark.slow)
+        for path in CONFIGS
+    ],
+    ids=str,
+)
+def test_every_tiny_variant_trains_two_steps(path, digits, tmp_path):
     overrides = [f'--config.dataset.path={digits}', '--config.eval.batch_size=8']
-    full = cli.load_config(str(path), [])
-    assert full.is_locked
-    configs.check(full)
     train(cli.load_config(f'{path}:tiny', overrides), tmp_path)
     losses = [line['train/loss'] for line in numbers(tmp_path) if 'train/loss' in line]
     assert losses
