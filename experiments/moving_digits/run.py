@@ -1,0 +1,276 @@
+"""Every family on the moving digits: python -m experiments.moving_digits.run
+
+Trains models of about equal size with the same recipe on each set, and evaluates what they make of
+the test videos as they are, backwards, shuffled, and with one frame repeated. A model that looks at
+motion takes a clip that is played backwards for one of the reversed class (left for right). The
+baseline 'single frames' was also trained on one frame repeated. LookupViT, trained on several
+compressed grids at once, is evaluated on each.
+
+Writes results.json, table.md, accuracy.png and grids.png beside this file, after every model; run
+again, it goes on where it stopped. Seconds per step are measured at the end, one model after the other
+on a machine that should have nothing else to do.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from vjax import cli
+from vjax.data import moving_digits, pipeline, records
+from vjax.demo import SPLITS, read_metrics
+from vjax.describe import describe
+from vjax.prepare import prepare
+from vjax.train import train
+from vjax.training import reporting, runs
+from vjax.training.step import view_logits
+
+HERE = Path(__file__).parent
+VIEWS = (3, 1)
+ORDERS = ('forward', 'reversed', 'shuffled', 'still')
+NUM_STEPS = {'motion6': 500, 'curl': 500, 'order12': 700}
+NUM_TIMED_STEPS = 60
+GRIDS = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6))
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One trained model: a config, and how it differs from it."""
+
+    name: str
+    config: str
+    overrides: tuple[str, ...] = ()
+
+
+ROWS = (
+    Row('ViViT, spatio-temporal', 'vivit/moving_digits.py:attention=spacetime', ('model.depth=4',)),
+    Row('ViViT, factorised encoder', 'vivit/moving_digits.py'),
+    Row(
+        'ViViT, factorised self-attention',
+        'vivit/moving_digits.py:attention=factorised_self_attention',
+        ('model.depth=3',),
+    ),
+    Row(
+        'ViViT, factorised dot-product',
+        'vivit/moving_digits.py:attention=factorised_dot_product',
+        ('model.depth=4',),
+    ),
+    Row('TokenLearner, 8 tokens', 'token_learner/moving_digits.py'),
+    Row('MTV, two views', 'mtv/moving_digits.py'),
+    Row('LookupViT, factorised', 'lookupvit/moving_digits.py'),
+    Row('ViViT, single frames', 'vivit/moving_digits.py:order=still'),
+)
+
+
+def dataset_of(motion_set: str, out: Path) -> Path:
+    """The prepared data set, rendered where it is not there yet."""
+    videos, dataset = out / motion_set / 'videos', out / motion_set / 'dataset'
+    moving_digits.generate(videos, motion_set)
+    for split in SPLITS:
+        prepare(videos, videos / f'{split}.csv', dataset, split, short_side=48)
+    return dataset
+
+
+def load(row: Row, dataset: Path, num_steps: int, *overrides: str) -> ConfigDict:
+    """The config of a row, for a number of steps on a data set."""
+    overrides = (f'dataset.path={dataset}', f'num_steps={num_steps}', *row.overrides, *overrides)
+    return cli.load_config(f'configs/{row.config}', [f'--config.{each}' for each in overrides])
+
+
+def seconds_per_step(row: Row, dataset: Path) -> float:
+    """The median over windows of five steps; those in which a step is compiled are few."""
+    config = load(row, dataset, NUM_TIMED_STEPS, 'eval.every=0', 'log_every=5')
+    with tempfile.TemporaryDirectory() as workdir:
+        train(config, Path(workdir) / 'run')
+        lines = read_metrics(Path(workdir) / 'run')
+    rates = [line['clips_per_second'] for line in lines if 'train/loss' in line]
+    return config.batch_size / statistics.median(rates)
+
+
+def measure(row: Row, motion_set: str, dataset: Path, out: Path) -> dict[str, Any]:
+    """Trains one model on one set, and what it costs and answers."""
+    num_steps = NUM_STEPS[motion_set]
+    config = load(row, dataset, num_steps, f'eval.every={num_steps}')
+    workdir = out / motion_set / row.name.replace(', ', '_').replace(' ', '_')
+    train(config, workdir)
+    run = runs.load_run(workdir)
+    costs = describe(run.config)
+    result = {
+        'params': costs['params'],
+        'gflops': costs['gflops_per_view'],
+        'num_steps': num_steps,
+    }
+    backwards = [moving_digits.reversed_class(motion_set, name) for name in run.classes['label']]
+    backwards = np.array([run.classes['label'].index(name) for name in backwards])
+    for order in ('still',) if config.clip.order == 'still' else ORDERS:
+        predicted, label = predictions(run, order)
+        result[order] = {
+            'top1': float(np.mean(predicted == label)),
+            'top1_of_the_reversed_class': float(np.mean(predicted == backwards[label])),
+        }
+    result['num_videos'] = len(label)
+    if 'grid' in run.config.model:
+        result['grids'] = {}
+        for grid in GRIDS:
+            other = runs.load_run(workdir, overrides=[f'--config.model.grid={grid}'])
+            predicted, label = predictions(other, 'forward')
+            result['grids']['x'.join(map(str, grid))] = {
+                'gflops': describe(other.config)['gflops_per_view'],
+                'top1': float(np.mean(predicted == label)),
+                'trained': grid in run.config.vary.grid,
+            }
+    return result
+
+
+def predictions(run: runs.Run, order: str) -> tuple[np.ndarray, np.ndarray]:
+    """The predicted and the true class ids of the test videos, their clips' frames in `order`."""
+    batches = pipeline.eval_batches(
+        records.open_dataset(run.config.dataset.path),
+        'test',
+        clip=run.config.clip.to_dict() | {'order': order},
+        views=VIEWS,
+        batch_size=run.config.eval.batch_size,
+    )
+    predict = jax.jit(lambda video: jnp.argmax(view_logits(run.model, run.params, video), axis=-1))
+    predicted, label = [], []
+    for batch in batches:
+        real = batch['mask'] > 0
+        predicted.append(np.asarray(predict(batch['video']))[real])
+        label.append(batch['label'][real, 0])
+    return np.concatenate(predicted), np.concatenate(label)
+
+
+def write_table(results: dict[str, Any]) -> None:
+    """table.md: one table for each set."""
+    lines = []
+    for motion_set, rows in results['sets'].items():
+        lines += [
+            f'## {motion_set} ({NUM_STEPS[motion_set]} steps)',
+            '',
+            '| Model | Parameters | GFLOPs | s / step | Top-1 | One frame | Backwards: own class | '
+            'Backwards: reversed class |',
+            '| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |',
+        ]
+        for name, row in rows.items():
+            shown = [
+                f'{row[order][key]:.1%}' if order in row else ''
+                for order, key in (
+                    ('forward', 'top1'),
+                    ('still', 'top1'),
+                    ('reversed', 'top1'),
+                    ('reversed', 'top1_of_the_reversed_class'),
+                )
+            ]
+            seconds = results['seconds_per_step'].get(name)
+            seconds = f'{seconds:.3f}' if seconds else ''
+            costs = f'{row["params"]:,} | {row["gflops"]:.4f} | {seconds}'
+            lines.append(f'| {name} | {costs} | {" | ".join(shown)} |')
+        lines.append('')
+        for name, row in rows.items():
+            if 'grids' not in row:
+                continue
+            lines += [
+                f'{name}, one trained model at several compressed grids '
+                '(\\* not among those trained on):',
+                '',
+                '| Grid | GFLOPs | Top-1 |',
+                '| --- | ---: | ---: |',
+            ]
+            for grid, at in row['grids'].items():
+                star = '' if at['trained'] else ' \\*'
+                lines.append(f'| {grid}{star} | {at["gflops"]:.4f} | {at["top1"]:.1%} |')
+            lines.append('')
+    (HERE / 'table.md').write_text('\n'.join(lines))
+
+
+def draw(results: dict[str, Any]) -> None:
+    """accuracy.png: top-1 against GFLOPs on each set; grids.png: LookupViT's one model at all grids."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    sets = results['sets']
+    figure, axes = plt.subplots(
+        1, len(sets), figsize=(4.3 * len(sets), 4.2), layout='constrained', squeeze=False
+    )
+    names = [row.name for row in ROWS]
+    markers = dict(zip(names, 'osD^Pv*x', strict=True))
+    for axis, (motion_set, rows) in zip(axes[0], sets.items(), strict=True):
+        for name, row in rows.items():
+            top1 = row['forward' if 'forward' in row else 'still']['top1']
+            axis.plot(
+                row['gflops'], 100 * top1, markers[name], color=f'C{names.index(name)}', label=name
+            )
+        axis.set(title=motion_set, xlabel='GFLOPs per clip', ylim=(0, 104))
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel('top-1 (%)')
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside lower center', ncols=4, fontsize=8)
+    figure.savefig(HERE / 'accuracy.png', dpi=110)
+    plt.close(figure)
+
+    figure, axis = plt.subplots(figsize=(5.2, 4), layout='constrained')
+    for motion_set, rows in sets.items():
+        for row in rows.values():
+            at = row.get('grids', {})
+            if at:
+                gflops = [point['gflops'] for point in at.values()]
+                top1 = [100 * point['top1'] for point in at.values()]
+                axis.plot(gflops, top1, 'o-', label=motion_set)
+                if motion_set == next(iter(sets)):
+                    for grid, x, y in zip(at, gflops, top1, strict=True):
+                        axis.annotate(
+                            grid, (x, y), (0, -13), textcoords='offset points', ha='center', size=8
+                        )
+    axis.set(xlabel='GFLOPs per clip', ylabel='top-1 (%)', ylim=(0, 104))
+    axis.set_title('LookupViT: one trained model, several compressed grids', fontsize=10)
+    axis.grid(alpha=0.3)
+    axis.legend(loc='lower right')
+    figure.savefig(HERE / 'grids.png', dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Trains, measures and writes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--out', default='runs/moving_digits', help='workdirs (%(default)s)')
+    out = Path(parser.parse_args().out)
+    results = {
+        'command': 'python -m experiments.moving_digits.run',
+        'device': f'{jax.devices()[0].device_kind}, 2 cores',
+        'views': 'x'.join(map(str, VIEWS)),
+        'seconds_per_step': {},
+        'sets': {},
+    }
+
+    def write():
+        reporting.write_json(HERE / 'results.json', results)
+        write_table(results)
+        draw(results)
+
+    for motion_set in moving_digits.SETS:
+        dataset = dataset_of(motion_set, out)
+        results['sets'][motion_set] = {}
+        for row in ROWS:
+            result = measure(row, motion_set, dataset, out)
+            results['sets'][motion_set][row.name] = result
+            print(motion_set, row.name, json.dumps(result), flush=True)
+            write()
+    for row in ROWS:
+        results['seconds_per_step'][row.name] = seconds_per_step(row, dataset)
+    write()
+
+
+if __name__ == '__main__':
+    cli.run(lambda _: main())
