@@ -1,5 +1,6 @@
 import csv
 import errno
+import io
 import multiprocessing.connection
 import os
 import pathlib
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from vjax import prepare as prepare_module
 from vjax.data import records, video
@@ -103,6 +105,29 @@ def test_good_videos_are_stored_and_bad_ones_are_named(folder, tmp_path):
     assert sorted(content(tmp_path / 'out')) == sorted(
         ['dataset.json', 'rejected.csv', *split.shards]
     )
+
+
+def test_images_are_videos_of_one_frame(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = {}
+    # Two names are patterns, in FFmpeg's eyes, that match a third.
+    for name in ('n 001.JPEG', 'n %03d.JPEG', 'n%20*.png'):
+        ground = Image.fromarray(rng.integers(0, 255, (4, 6), np.uint8)).convert('RGB')
+        pictures[name] = ground.resize((48, 32), Image.Resampling.BICUBIC)
+        pictures[name].save(tmp_path / name)
+    labels = write_labels(tmp_path / 'train.csv', [(name, 'x') for name in pictures])
+    dataset = prepare(tmp_path, labels, tmp_path / 'out', 'train', short_side=16, workers=1)
+    split = dataset.splits['train']
+    assert (split.num_videos, split.num_rejected, split.num_frames) == (3, 0, 3)
+    stored = records.VideoRecords(dataset, 'train').read(range(3))
+    for record, (name, picture) in zip(stored, pictures.items(), strict=True):
+        parsed = {key: value.numpy() for key, value in records.parse(record).items()}
+        assert parsed['source'].decode() == name
+        (frame,) = parsed['frames']
+        got = np.asarray(Image.open(io.BytesIO(frame))).astype(float)
+        assert got.shape == (16, 24, 3)
+        expected = picture.resize((24, 16), Image.Resampling.LANCZOS)
+        assert np.abs(got - np.asarray(expected)).mean() < 5
 
 
 def test_workers_change_nothing_and_shards_not_the_content(folder, tmp_path):

@@ -70,10 +70,28 @@ def straight(digits, tmp_path_factory):
 # --- Every config ---
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=str)
-@pytest.mark.parametrize('arg', ['', ':tiny'])
-def test_every_config_is_locked_and_describes_a_model(path, arg):
-    config = cli.load_config(f'{path}{arg}', [])
+ARGUMENTS = [
+    'configs/vivit/kinetics400.py:variant=L/16x2,attention=spacetime',
+    'configs/vivit/kinetics400.py:attention=factorised_dot_product',
+    'configs/mtv/kinetics400.py:variant=B/4',
+    'configs/mtv/moving_digits.py:fusion=bottleneck,tiny',
+    'configs/token_learner/imagenet.py:variant=L/16,tokens=8,location=12,version=1.0,fuser',
+    'configs/token_learner/kinetics400.py:attention=factorised_encoder,location=6,version=1.1',
+    'configs/token_learner/moving_digits.py:attention=factorised_encoder,fuser,tiny',
+    'configs/lookupvit/kinetics400.py:variant=B/16x2,grid=7x7',
+    'configs/lookupvit/kinetics400.py:grids=3x3+5x5+7x7+10x10',
+    'configs/lookupvit/kinetics400.py:attention=spacetime',
+    'configs/lookupvit/kinetics400.py:attention=spacetime,grid=8x7x7,grids=8x7x7+16x5x5,tiny',
+    'configs/lookupvit/something_something_v2.py:attention=spacetime,tiny',
+    'configs/lookupvit/moving_digits.py:grids=,grid=5x5,tiny',
+]
+
+
+@pytest.mark.parametrize(
+    'path', [*(f'{path}{arg}' for path in CONFIGS for arg in ('', ':tiny')), *ARGUMENTS]
+)
+def test_every_config_is_locked_and_describes_a_model(path):
+    config = cli.load_config(path, [])
     assert config.is_locked
     configs.check(config)
     config.model.num_classes = config.dataset.num_classes
@@ -100,6 +118,43 @@ def test_every_tiny_variant_trains_two_steps(path, digits, tmp_path):
     assert losses
     assert all(map(math.isfinite, losses))
     assert runs.load_run(tmp_path).step == 2
+
+
+@pytest.mark.parametrize(
+    ('ours', 'theirs', 'fits'),
+    [
+        (
+            'vivit/something_something_v2.py',
+            'vivit/kinetics400.py:variant=L/16x2',
+            ('model.temporal_depth=4', 'model.position_grid=(16, 14, 14)'),
+        ),
+        (
+            'vivit/epic_kitchens.py',
+            'vivit/kinetics400.py:variant=L/16x2',
+            ('model.temporal_depth=4',),
+        ),
+        *(
+            (
+                f'mtv/{dataset}.py',
+                'mtv/kinetics400.py',
+                ('model.position_grid=((4, 14, 14), (8, 14, 14), (16, 14, 14))',),
+            )
+            for dataset in ('something_something_v2', 'epic_kitchens')
+        ),
+    ],
+)
+def test_a_config_starts_from_the_one_that_it_says_with_what_it_says(ours, theirs, fits):
+    def shapes(path, *overrides):
+        config = cli.load_config(f'configs/{path}', [f'--config.{o}' for o in overrides])
+        config.model.num_classes = 1
+        model = models.build(**config.model)
+        params = jax.eval_shape(lambda: runs.init_params(model, config))
+        return jax.tree.map(lambda leaf: leaf.shape, params)
+
+    grids = [each for each in fits if 'position_grid' in each]
+    depths = [each for each in fits if 'temporal_depth' in each]
+    assert shapes(ours, *grids) == shapes(theirs, *depths)
+    assert shapes(ours) != shapes(theirs)
 
 
 @pytest.mark.parametrize('attention', ['spacetime', 'factorised_self_attention', 'average_pool'])

@@ -4,6 +4,7 @@ when evaluated.
 
 import collections
 import json
+import shutil
 import signal
 
 import hypothesis.strategies as st
@@ -22,7 +23,7 @@ from vjax.errors import UserError
 from vjax.evaluate import evaluate_run
 from vjax.evaluate import main as evaluate_main
 from vjax.train import train
-from vjax.training import runs
+from vjax.training import runs, sharding
 from vjax.training.interruption import Interruption
 from vjax.training.losses import Classification
 from vjax.training.step import draw, init_state, make_train_step
@@ -110,12 +111,12 @@ def test_a_resumed_run_draws_what_it_would_have_drawn(varied, digits, tmp_path, 
 @pytest.mark.parametrize(
     ('vary', 'message'),
     [
-        (
-            {'gird': ((1, 1),)},
-            r'config\.vary\.gird=.* should be values for a field of config\.model',
-        ),
-        ({'grid': ()}, 'should be values for a field'),
-        ({'num_classes': (3, 4)}, 'other than its name and num_classes'),
+        ({'gird': ((1, 1),)}, r"has no field 'gird' that could vary; did you mean 'grid'\?"),
+        ({'grid': ()}, r'config\.vary\.grid=\(\) leaves no value to draw'),
+        ({'grid': (3, 3)}, r'should be a tuple of values like config\.model\.grid=\(2, 1\)'),
+        ({'heads': 'average'}, "has no field 'heads' that could vary"),
+        ({'attention': 'spacetime'}, 'should be a tuple of values like config'),
+        ({'num_classes': (3, 4)}, "has no field 'num_classes' that could vary"),
         ({'grid': ((1, 1), (9, 9))}, r'config\.vary: grid=\(9, 9\) exceeds the grid'),
     ],
 )
@@ -135,11 +136,13 @@ def test_a_field_that_changes_parameters_cannot_vary(digits, tmp_path):
         train(config, tmp_path / 'run')
 
 
-def test_one_run_is_evaluated_at_every_grid(varied, capsys):
+def test_one_run_is_evaluated_at_every_grid(varied, tmp_path, capsys):
     scores = {}
     for grid in ('(1, 1)', '(2, 2)', '(4, 3)'):
-        evaluate_main([f'--workdir={varied}', f'--config.model.grid={grid}', '--batch_size=8'])
-        scores[grid] = json.loads((varied / 'evaluation.json').read_text())['loss']
+        out = tmp_path / f'{grid}.json'
+        run = [f'--workdir={varied}', '--batch_size=8', f'--out={out}']
+        evaluate_main([*run, f'--config.model.grid={grid}'])
+        scores[grid] = json.loads(out.read_text())['loss']
     assert len(set(scores.values())) == 3
     same = evaluate_run(varied, batch_size=8, overrides=['--config.model.grid=(4, 3)'])
     assert same['loss'] == scores['(4, 3)']
@@ -167,11 +170,69 @@ def test_a_run_is_evaluated_on_clips_of_another_size(varied):
         ),
         ('--config.model.grid=(9, 9)', r'grid=\(9, 9\) exceeds the grid'),
         ('--config.batch_size=many', 'many'),
+        ('--config.clip.fps=fast', 'fast'),
+        ('--config.loss.name=sofmax', "config.loss.name='sofmax' is not one of softmax, sigmoid"),
+        ('--config.model.position_grid=(4, 4)', r'position_grid=\(4, 4\) should be time, height'),
+        ('--config.model.position_grid=(2, 9, 9)', 'changes the shapes of parameters'),
     ],
 )
 def test_an_override_that_does_not_fit_a_run_is_refused(override, message, varied):
     with pytest.raises(UserError, match=message):
         runs.load_run(varied, overrides=[override])
+
+
+def test_overrides_that_fit_a_run(varied):
+    run = runs.load_run(varied, overrides=['--config.clip.fps=6.5', '--config.ema=0.9'])
+    assert run.config.clip.fps == 6.5
+    jax.tree.map(np.testing.assert_array_equal, run.params, runs.load_run(varied).params)
+
+
+def test_a_run_of_an_older_version_is_named_as_such(varied, tmp_path):
+    shutil.copytree(varied, tmp_path / 'old')
+    path = tmp_path / 'old' / 'config.json'
+    about = json.loads(path.read_text())
+    del about['config']['vary']
+    path.write_text(json.dumps(about))
+    with pytest.raises(
+        UserError, match=r"another version of vjax: the config lacks 'config\.vary'"
+    ):
+        runs.load_run(tmp_path / 'old')
+
+
+def test_each_grid_is_compiled_once(digits, tmp_path, monkeypatch):
+    traces = collections.Counter()
+
+    def counting(model, *args, **kwargs):
+        step = make_train_step(model, *args, **kwargs)
+
+        def traced(state, batch):
+            traces[model.grid] += 1
+            return step(state, batch)
+
+        return traced
+
+    monkeypatch.setattr(train_module, 'make_train_step', counting)
+    train(lookup(digits, 'num_steps=12', 'eval.every=0'), tmp_path)
+    assert traces == {(1, 1): 1, (2, 2): 1}
+
+
+@pytest.mark.parametrize('renamed', [False, True])
+def test_starting_from_a_run_of_other_classes_leaves_every_classifier(varied, renamed, caplog):
+    """The two classifiers of LookupViT on space-time, too: all that is called logits under head."""
+    run = runs.load_run(varied)
+    mesh = sharding.make_mesh({'data': -1})
+    fresh = jax.device_put(jax.tree.map(jnp.zeros_like, run.params), sharding.replicated(mesh))
+    classes = {
+        head: tuple(f'new {name}' if renamed else name for name in names)
+        for head, names in run.classes.items()
+    }
+    params, left = runs.start_from(varied, fresh, classes)
+    assert left == (['head/logits/bias', 'head/logits/kernel'] if renamed else [])
+    loaded = np.abs(params['head']['logits']['kernel']).max() > 0
+    assert loaded != renamed
+    np.testing.assert_array_equal(
+        params['spatial_encoder']['norm']['scale'], run.params['spatial_encoder']['norm']['scale']
+    )
 
 
 def test_several_classifiers_are_each_trained():

@@ -18,21 +18,20 @@ keeps its traceback and exits with 1. Importing this module imports neither Tens
 """
 
 import argparse
-import difflib
 import errno
 import logging
 import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from absl import flags
 from ml_collections import config_dict, config_flags
 
+from vjax import override
 from vjax.errors import UserError
-
-_PREFIX = '--config.'
+from vjax.override import PREFIX, sentence
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -128,7 +127,7 @@ def parse_args(
         if arg == '--':
             known += argv[i:]
             break
-        if not arg.startswith(_PREFIX):
+        if not arg.startswith(PREFIX):
             known.append(arg)
         elif '=' in arg:
             overrides.append(arg)
@@ -155,34 +154,8 @@ def load_config(config_arg: str, overrides: list[str]) -> config_dict.ConfigDict
     config = _load(config_arg, [])
     if not overrides:
         return config
-    _check_overrides(config, overrides)
+    override.check(config, overrides)
     return _load(config_arg, overrides)
-
-
-def override(config: config_dict.ConfigDict, overrides: list[str]) -> config_dict.ConfigDict:
-    """A copy of a config at hand, with '--config.KEY=VALUE' overrides applied in order.
-
-    Raises:
-      UserError: a key that it does not have, or a value of another type.
-    """
-    config = config_dict.ConfigDict(config.to_dict())
-    _check_overrides(config, overrides)
-    argv = ['vjax', *overrides]
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
-    try:
-        values(argv)
-    except flags.Error as error:
-        raise UserError(_sentence(str(error).removeprefix('flag '))) from error
-    return values.config
-
-
-def _check_overrides(config: config_dict.ConfigDict, overrides: list[str]) -> None:
-    for override in overrides:
-        key, equals, _ = override.removeprefix(_PREFIX).partition('=')
-        if not override.startswith(_PREFIX) or not equals:
-            raise UserError(f'{override!r} is not of the form --config.KEY=VALUE.')
-        _check_key(config, key)
 
 
 def _load(config_arg: str, overrides: list[str]) -> config_dict.ConfigDict:
@@ -206,8 +179,8 @@ def _load(config_arg: str, overrides: list[str]) -> config_dict.ConfigDict:
         if overrides:
             # absl's errors begin with 'flag --config.KEY=VALUE: '.
             text = str(error).removeprefix('flag ')
-            key = '' if _PREFIX in text else f'{" ".join(overrides)}: '
-            raise UserError(key + _sentence(text)) from error
+            key = '' if PREFIX in text else f'{" ".join(overrides)}: '
+            raise UserError(key + sentence(text)) from error
         frames = traceback.extract_tb(cause.__traceback__)
         lines = [f.lineno for f in frames if os.path.basename(f.filename) == os.path.basename(path)]
         if isinstance(cause, SyntaxError):
@@ -215,7 +188,7 @@ def _load(config_arg: str, overrides: list[str]) -> config_dict.ConfigDict:
         where = f', line {lines[-1]}' if lines else ''
         raise UserError(
             f'--config={config_arg} does not load ({path}{where}): '
-            f'{type(cause).__name__}: {_sentence(str(cause))}'
+            f'{type(cause).__name__}: {sentence(str(cause))}'
         ) from error
     if not isinstance(values.config, config_dict.ConfigDict):
         raise UserError(f'{path}: get_config must return an ml_collections.ConfigDict.')
@@ -233,34 +206,3 @@ def _original(error: BaseException) -> BaseException:
             break
         error = inner
     return error
-
-
-def _sentence(text: str) -> str:
-    """A message of somebody else's on one line, ended by a full stop."""
-    text = ' '.join(text.split())
-    return text if text.endswith(('.', '?', '!')) else f'{text}.'
-
-
-def _check_key(config: config_dict.ConfigDict, key: str) -> None:
-    """Raises UserError if the dotted `key` is not in `config`, naming the nearest that is."""
-    at, done = config, []
-    for part in key.split('.'):
-        # 'rules[0]' indexes a list: ml_collections checks the index itself.
-        name = part.split('[', 1)[0]
-        inside = f'config.{".".join(done)}'.rstrip('.')
-        if isinstance(at, str | int | float | None):
-            raise UserError(f'{_PREFIX}{key}: {inside} is the value {at!r} and has no keys.')
-        if not isinstance(at, Mapping | config_dict.ConfigDict):
-            return  # An object or a sequence: ml_collections finds its attributes.
-        if name not in at:
-            near = difflib.get_close_matches(name, map(str, at), n=1, cutoff=0.5)
-            hint = (
-                f'did you mean {near[0]!r}?'
-                if near
-                else f'it has {", ".join(sorted(map(str, at)))}.'
-            )
-            raise UserError(f'{_PREFIX}{key}: there is no key {name!r} in {inside}; {hint}')
-        if part != name:
-            return
-        at = at[name]
-        done.append(name)

@@ -34,7 +34,7 @@ KEYS = {
         'clip': 'how clips are cut from videos',
         'augment': 'random changes to training clips',
         'model': "the model's name and its fields",
-        'vary': 'fields of the model that are drawn anew for every step, name -> values',
+        'vary': 'fields of the model that are drawn anew for every step, name -> tuple of values',
         'loss': 'its kind, label smoothing and mixup',
         'accumulate': 'microbatches in a batch',
         'ema': "decay of the parameters' moving average; 0 is off",
@@ -207,10 +207,20 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
     parse_views(config.eval.views)
     for key, values in config.vary.items():
-        if key not in config.model or key in ('name', 'num_classes') or not values:
+        if key not in config.model or key in ('name', 'num_classes'):
+            hint = '' if key in config.model else suggestion(key, config.model.keys())
             raise UserError(
-                f'config.vary.{key}={values} should be values for a field of config.model other than '
-                f'its name and num_classes.'
+                f"config.vary.{key}: config.model has no field '{key}' that could vary{hint}."
+            )
+        own = config.model[key]
+        if not isinstance(values, list | tuple) or not all(type(v) is type(own) for v in values):
+            raise UserError(
+                f'config.vary.{key}={values} should be a tuple of values like config.model.{key}='
+                f'{own}: ({own}, ...).'
+            )
+        if not values:
+            raise UserError(
+                f'config.vary.{key}=() leaves no value to draw; delete the key instead.'
             )
     # Fields, sizes and the clip's shape; the class count does not matter to them.
     fields = config.model.to_dict() | {'num_classes': config.model.num_classes or 1}

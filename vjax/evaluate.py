@@ -32,8 +32,9 @@ def evaluate_run(
     order: str = '',
     batch_size: int = 0,
     overrides: Sequence[str] = (),
+    out: str | Path = '',
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint of `workdir` and writes `evaluation.json` there.
+    """Evaluates a checkpoint of `workdir` and writes `evaluation.json` there, or to `out`.
 
     Args:
         workdir: of the run.
@@ -46,6 +47,7 @@ def evaluate_run(
         batch_size: videos at a time; 0 for the config's.
         overrides: '--config.KEY=VALUE' for the run's config, such as another compressed grid or
             another size of clips; parameters must keep their shapes.
+        out: file to write instead of `evaluation.json` in the workdir, to keep several.
 
     Returns:
         What `evaluation.json` holds: `top1`, `top5` and `loss` over `num_videos` videos (and, as in
@@ -105,7 +107,7 @@ def evaluate_run(
         'step': run.step,
         'overrides': list(overrides),
     }
-    reporting.write_json(Path(workdir) / 'evaluation.json', result)
+    reporting.write_json(Path(out or Path(workdir) / 'evaluation.json'), result)
     return result
 
 
@@ -136,6 +138,7 @@ def main(argv: list[str]) -> None:
         help="order of a clip's frames, to see what a model makes of it; default: the run's",
     )
     parser.add_argument('--batch_size', type=int, default=0, help="default: the config's")
+    parser.add_argument('--out', default='', help='default: evaluation.json in the workdir')
     cli.add_run_config(parser)
     args, overrides = cli.parse_args(parser, argv)
     result = evaluate_run(
@@ -147,6 +150,7 @@ def main(argv: list[str]) -> None:
         order=args.order,
         batch_size=args.batch_size,
         overrides=overrides,
+        out=args.out,
     )
     print(
         f'{result["split"]}, {result["views"]} views, step {result["step"]}: '

@@ -5,7 +5,8 @@
 The labels file is a CSV in UTF-8 with two columns, path (relative to --videos, or absolute) and label;
 a first line `path,label` is optional, and names with commas stand in double quotes. A video may have
 several labels, one for each head of a model: then the first line names them, as in `path,noun,verb`,
-and a prediction is right where all of them are. Every video is
+and a prediction is right where all of them are. JPEG and PNG images count as videos of one frame, so
+that sets such as ImageNet can be prepared for models of `clip.num_frames=1`. Every video is
 decoded once, its short side made smaller where it is larger than --short_side (never enlarged), and
 stored as JPEG frames in sharded record files; see vjax/data/records.py for what is written, and
 vjax/data/video.py for what is refused. A file that is no whole video is named with the reason in

@@ -8,6 +8,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from vjax.models import variants
+
 # Number of classes, and of training videos in the published configs; those for Kinetics-700 leave it
 # open, and this is about what it has.
 DATASETS = {
@@ -90,6 +92,44 @@ def model(name: str, **fields: Any) -> ConfigDict:
     return ConfigDict(dict(name=name) | common | fields)
 
 
+def mtv(variant: str, **fields: Any) -> ConfigDict:
+    """`config.model` of an MTV at a published size, such as 'B/2+S/4+Ti/8'.
+
+    Views attend to each other in the middle and in the last layer of the deepest of them: layers 5
+    and 11 of B, 11 and 23 of L.
+    """
+    views = variants.views(variant)
+    depth = max(views['depths'])
+    own = dict(
+        fusion='cross_view_attention',
+        fusion_layers=(depth // 2 - 1, depth - 1),
+        cross_view_width='query',
+        global_depth=12,
+        global_num_heads=8,
+        global_mlp_dim=3072,
+        classifier='token',
+        tubelet_init='central_frame',
+    )
+    return model('mtv', **views | own | fields)
+
+
+def lookupvivit(
+    variant: str, attention: str, grid: tuple[int, ...], num_frames: int, **fields: Any
+) -> ConfigDict:
+    """`config.model` of a LookupViViT at the size 'B/16x2' or the like, for clips of `num_frames`."""
+    size = variants.video(variant)
+    if attention == 'spacetime' and len(grid) == 2:
+        grid = (num_frames // size['tubelet'][0], *grid)
+    own = dict(
+        attention=attention,
+        grid=grid,
+        temporal_depth=4,
+        classifier='gap',
+        tubelet_init='central_frame',
+    )
+    return model('lookupvivit', **size | own | fields)
+
+
 def published(
     dataset: str,
     *,
@@ -164,3 +204,12 @@ def tiny_views(config: ConfigDict) -> ConfigDict:
         global_num_heads=2,
         global_mlp_dim=32,
     )
+
+
+def tiny_grids(config: ConfigDict) -> ConfigDict:
+    """`tiny` for a LookupViViT: small compressed grids of the same rank."""
+    rank = len(config.model.grid)
+    if config.vary:
+        config.vary.grid = ((1, 1, 1)[-rank:], (2, 2, 2)[-rank:])
+    sizes = dict(width=16, depth=2, num_heads=2, mlp_dim=32, temporal_depth=1)
+    return tiny(config, **sizes, grid=(1, 2, 1)[-rank:])

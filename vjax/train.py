@@ -8,7 +8,7 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
     # --- Model, optimiser, and where their arrays live ---
     model = models.build(**config.model)
     classification = configs.classification(config, dataset.classes)
-    variants = [model.clone(**fields) for fields in configs.variations(config)]
+    variants = [
+        models.build(**config.model.to_dict() | fields) for fields in configs.variations(config)
+    ]
 
     def init_params():
         return runs.init_params(model, config)
@@ -91,7 +93,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         # --- Resume, or start from weights, or start from scratch: in this order ---
         state = checkpoints.restore_latest(abstract)
         if state is None:
-            state, start_step = start(config, init_params, tx, shardings), 0
+            state, start_step = start(config, dataset.classes, init_params, tx, shardings), 0
             owes_evaluation = False
         else:
             start_step = int(jax.device_get(state.step))
@@ -250,6 +252,7 @@ def open_workdir(
 
 def start(
     config: ml_collections.ConfigDict,
+    classes: Mapping[str, Sequence[str]],
     init_params: Callable[[], Any],
     tx: optax.GradientTransformation,
     shardings: State,
@@ -257,7 +260,7 @@ def start(
     """The state before the first step: from `config.init_from` where it is set, else from scratch."""
     params = jax.jit(init_params, out_shardings=shardings.params)()
     if config.init_from:
-        params, left = runs.start_from(config.init_from, params)
+        params, left = runs.start_from(config.init_from, params, classes)
         log.info('starting from the weights of %s, at step 0', config.init_from)
         if left:
             log.info('left at initialisation: %s', ', '.join(left))

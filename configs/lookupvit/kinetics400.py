@@ -2,9 +2,10 @@
 
 Arguments:
     variant: SIZE/PATCHxFRAMES.
-    grid: the compressed grid, HEIGHTxWIDTH; with attention=spacetime TIMExHEIGHTxWIDTH.
-    grids: compressed grids joined by +, one of which is drawn for every step; grid is then that of
-        evaluations. Empty: always grid.
+    grid: the compressed grid, HEIGHTxWIDTH; with attention=spacetime also TIMExHEIGHTxWIDTH, where
+        otherwise time is not compressed.
+    grids: compressed grids joined by +, one of which is drawn for every step, as long as those of the
+        model; grid is then that of evaluations. Empty: always grid.
     attention: factorised_encoder (LookupViT in the frames of ViViT's Model 2) or spacetime.
     tiny: a small model on small clips for two steps, to try the recipe anywhere.
 
@@ -16,7 +17,6 @@ from ml_collections import ConfigDict
 
 from vjax import recipes
 from vjax.config import parse_arg, parse_extents
-from vjax.models import variants
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -26,21 +26,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     config = recipes.published('kinetics400', epochs=30, learning_rate=0.1)
     config.augment.update(color_jitter=0.8, color_drop=0.1)
-    config.model = recipes.model(
-        'lookupvivit',
-        attention=args.attention,
-        **variants.video(args.variant),
-        temporal_depth=4,
-        grid=parse_extents(args.grid),
-        classifier='gap',
-        tubelet_init='central_frame',
+    config.model = recipes.lookupvivit(
+        args.variant,
+        args.attention,
+        parse_extents(args.grid),
+        config.clip.num_frames,
     )
     if args.grids:
         config.vary.grid = tuple(map(parse_extents, args.grids.split('+')))
     if args.tiny:
-        sizes = dict(width=16, depth=2, num_heads=2, mlp_dim=32, temporal_depth=1)
-        rank = len(config.model.grid)
-        recipes.tiny(config, **sizes, grid=(1, 2, 1)[-rank:])
-        if args.grids:
-            config.vary.grid = tuple(extents[-rank:] for extents in ((1, 1, 1), (2, 2, 2)))
+        recipes.tiny_grids(config)
     return config

@@ -35,6 +35,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if args.grids:
         config.vary.grid = tuple(map(parse_extents, args.grids.split('+')))
     if args.tiny:
-        recipes.tiny(config, width=16, depth=2, num_heads=2, mlp_dim=32)
-        config.vary.grid = ((1, 1), (2, 2))
+        recipes.tiny_grids(config)
     return config

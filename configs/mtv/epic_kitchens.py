@@ -9,14 +9,14 @@ Arguments:
 (300 and 97 classes); top-1 is then the action's. The published file leaves the number of classes
 open, and its reader knows one label only. It switches colour jitter on, too, but there RandAugment
 (3 layers, magnitude 10) takes its place; RandAugment is not here yet, and colours are left alone. It
-starts from an MTV trained on Kinetics (init_from), and is evaluated with 4x1 views.
+starts from an MTV trained on Kinetics (init_from), whose tables of positions, made for 32 frames,
+fit with model.position_grid=((4, 14, 14), (8, 14, 14), (16, 14, 14)); it is evaluated with 4x1 views.
 """
 
 from ml_collections import ConfigDict
 
 from vjax import recipes
 from vjax.config import parse_arg
-from vjax.models import variants
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -25,21 +25,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = recipes.published('epic_kitchens', epochs=80, learning_rate=0.2, batch_size=128)
     config.clip.update(num_frames=64, stride=1)
     config.loss.label_smoothing = 0.2
-    views = variants.views(args.variant)
-    depth = max(views['depths'])
-    config.model = recipes.model(
-        'mtv',
-        **views,
-        fusion='cross_view_attention',
-        fusion_layers=(depth // 2 - 1, depth - 1),
-        cross_view_width='query',
-        global_depth=12,
-        global_num_heads=8,
-        global_mlp_dim=3072,
-        classifier='token',
-        tubelet_init='central_frame',
-        stochastic_depth=0.1,
-    )
+    config.model = recipes.mtv(args.variant, stochastic_depth=0.1)
     if args.tiny:
         recipes.tiny_views(config)
     return config

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from vjax import recipes
 from vjax.config import parse_arg
-from vjax.models import variants
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -23,21 +22,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     args = parse_arg(arg, variant='B/2+S/4+Ti/8', tiny=False)
     config = recipes.published('kinetics400', epochs=30, learning_rate=0.1)
     config.augment.update(color_jitter=0.8, color_drop=0.1)
-    views = variants.views(args.variant)
-    depth = max(views['depths'])
-    config.model = recipes.model(
-        'mtv',
-        **views,
-        fusion='cross_view_attention',
-        fusion_layers=(depth // 2 - 1, depth - 1),
-        cross_view_width='query',
-        global_depth=12,
-        global_num_heads=8,
-        global_mlp_dim=3072,
-        classifier='token',
-        tubelet_init='central_frame',
-        stochastic_depth=0.1,
-    )
+    config.model = recipes.mtv(args.variant, stochastic_depth=0.1)
     if args.tiny:
         recipes.tiny_views(config)
     return config

@@ -8,10 +8,12 @@ Arguments:
     fuser: use TokenFuser in every layer from there on.
     tiny: a small model on small images for two steps, to try the recipe anywhere.
 
-An image is a video of one frame. Each class is a question of its own: a sigmoid loss, with a head
-whose bias starts at -10. AdamW in place of the published Adam, whose weight decay of 0.3 is
-decoupled, too. The published config asks for stochastic depth of 0.1, which Scenic's model never
-receives: it is off here. No augmentation beyond random crops and flips is published.
+An image is a video of one frame, for vjax.prepare as well. Each class is a question of its own: a
+sigmoid loss, with a head whose bias starts at -10. AdamW in place of the published Adam, whose weight
+decay of 0.3 is decoupled, too. The published config asks for stochastic depth of 0.1, which Scenic's
+model never receives: it is off here. Scenic's reader crops parts of random size and aspect ratio and
+normalises by the mean and deviation of ImageNet's colours; here a crop of 224 pixels is taken at random
+from the image with short side 256, with values in [-1, 1] as everywhere.
 """
 
 from ml_collections import ConfigDict

@@ -6,9 +6,9 @@ Arguments:
 
 Two heads: prepare the data set with the columns path,noun,verb (300 and 97 classes); top-1 is then
 the action's. The published file is a SyntaxError, leaves the number of classes open, and its reader
-knows one label only; here it runs. It starts from a ViViT trained on Kinetics (init_from), whose path
-the published file overwrites with nothing. RandAugment (2 layers, magnitude 15) is not here yet. The
-published results are of 4x1 views.
+knows one label only; here it runs. It starts from a ViViT trained on Kinetics (init_from), with
+model.temporal_depth=4 there, too; the published file overwrites its path with nothing. RandAugment
+(2 layers, magnitude 15) is not here yet. The published results are of 4x1 views.
 """
 
 from ml_collections import ConfigDict

@@ -24,7 +24,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """The config; see the module for `arg`."""
     args = parse_arg(arg, variant='B/16x2', attention='factorised_encoder', tiny=False)
     pooled = args.attention in ('factorised_self_attention', 'factorised_dot_product')
-    base_encoder = args.attention == 'factorised_encoder' and args.variant == 'B/16x2'
+    base_encoder = args.attention == 'factorised_encoder' and args.variant.startswith('B/')
     config = recipes.published(
         'kinetics400', epochs=30, learning_rate=0.05 if base_encoder else 0.1
     )

@@ -8,7 +8,8 @@ What stands in the column of the reference is, by its source:
     Scenic   counted the same way from the official modules (google-research/scenic). For MTV, whose
              printed figures are not at hand, it is the only reference.
     formula  LookupViT, for which there is neither: (3NM + 2M^2)D + (4N + 15M)D^2 in each block, and
-             embedding and heads. It leaves out norms, softmax and GELU.
+             embedding, heads and temporal encoder. Here ours are matrix products alone, as in the
+             formula; resizing to the compressed grid, which the formula leaves out, is one of them.
 """
 
 import dataclasses
@@ -64,6 +65,15 @@ def vivit(label, variant, attention, params, gflops, size=224, **fields):
     return Row(f'ViViT-{variant} {label}', 'vivit', fields, shape, params, gflops, 'paper')
 
 
+def plain(variant, size, gflops, source):
+    """A row of the ViT that TokenLearner is compared with."""
+    fields = {**IMAGENET, **image(variant), 'classifier': 'gap'}
+    shape = (size, size, 3)
+    return Row(
+        f'ViT-{variant} for comparison, {size} px', 'vit', fields, shape, None, gflops, source
+    )
+
+
 def token_learner(label, variant, size, gflops, source='paper', remark='', params=None, **fields):
     """A row of TokenLearner: on images with `size` pixels, or on clips with version 1.0."""
     if 'x' in variant:
@@ -84,16 +94,32 @@ def mtv(label, variant, params, gflops, size=224, **fields):
     return Row(f'{variant} {label}', 'mtv', fields, shape, params, gflops, 'Scenic')
 
 
+def block_of_lookupvit(n, m, width):
+    """Multiply-adds of a block with n lookup and m compressed tokens."""
+    return (3 * n * m + 2 * m**2) * width + (4 * n + 15 * m) * width**2
+
+
 def lookupvit(variant, size, side):
     """A row of LookupViT on images, with the formula for reference."""
     sizes = image(variant)
     width, (patch, _) = sizes['width'], sizes['patch']
-    n, m = (size // patch) ** 2, side**2
-    block = (3 * n * m + 2 * m**2) * width + (4 * n + 15 * m) * width**2
-    total = sizes['depth'] * block + n * 3 * patch**2 * width + 2 * width * 1000
+    n = (size // patch) ** 2
+    total = sizes['depth'] * block_of_lookupvit(n, side**2, width)
+    total += n * 3 * patch**2 * width + 2 * width * 1000
     label = f'LookupViT-{variant} {side}x{side}, {size} px'
     fields = {**IMAGENET, **sizes, 'grid': (side, side)}
     return Row(label, 'lookupvit', fields, (size, size, 3), None, total / 1e9, 'formula')
+
+
+def lookupvivit(side):
+    """A row of LookupViViT-B/16x2 with the factorised encoder: 16 frames of 14 x 14 tokens."""
+    sizes = video('B/16x2')
+    width, time, n = sizes['width'], 16, 14 * 14
+    total = time * (sizes['depth'] * block_of_lookupvit(n, side**2, width) + n * 1536 * width)
+    total += 4 * (2 * time**2 * width + 12 * time * width**2) + width * 400
+    label = f'LookupViViT-B/16x2 factorised encoder, {side}x{side}'
+    fields = {**K400, **sizes, 'grid': (side, side)}
+    return Row(label, 'lookupvivit', fields, CLIP, None, total / 1e9, 'formula')
 
 
 KEY = {'cross_view_width': 'key'}
@@ -115,27 +141,23 @@ ROWS = {
             995.3,
             temporal_depth=24,
         ),
+        Row(
+            'ViViT-L/16x2 factorised encoder, 4 temporal layers',
+            'vivit',
+            {**K400, **video('L/16x2'), 'attention': 'factorised_encoder'},
+            CLIP,
+            354_903_440,
+            990.92,
+            'Scenic',
+        ),
         vivit('spatio-temporal (the text says H/16x2)', 'H/14x2', 'spacetime', None, 3980.8),
     ),
     'TokenLearner (Ryoo et al.), images and 32 frames of Kinetics-400': (
-        Row(
-            'ViT-B/16 for comparison, 384 px',
-            'vit',
-            {**IMAGENET, **image('B/16'), 'classifier': 'gap'},
-            (384, 384, 3),
-            None,
-            55.6,
-            'paper',
-        ),
-        Row(
-            'ViT-L/16 for comparison, 512 px',
-            'vit',
-            {**IMAGENET, **image('L/16'), 'classifier': 'gap'},
-            (512, 512, 3),
-            None,
-            363.1,
-            'paper',
-        ),
+        plain('B/16', 384, 55.6, 'paper'),
+        plain('L/16', 512, 363.1, 'paper'),
+        plain('B/32', 384, 13.0, 'Scenic'),
+        plain('S/16', 384, 15.58, 'Scenic'),
+        plain('S/32', 384, 3.44, 'Scenic'),
         token_learner(
             'B/16, 8 at 6, fuser',
             'B/16',
@@ -217,11 +239,12 @@ ROWS = {
         mtv('(MTV-L)', MTV_L, 875_908_752, 1425.9),
         mtv("(MTV-L), the keys' width", MTV_L, '879.96', 1436.8, **KEY),
     ),
-    'LookupViT (Koner et al.), ImageNet; parameters are the same at every grid': tuple(
+    'LookupViT (Koner et al.), ImageNet, and 32 frames of Kinetics-400': tuple(
         lookupvit(variant, size, side)
         for variant, size in (('B/16', 224), ('L/16', 224), ('B/16', 384))
         for side in (3, 5, 7, 10)
-    ),
+    )
+    + tuple(lookupvivit(side) for side in (3, 5, 7, 10)),
 }
 
 
@@ -229,16 +252,19 @@ def table_line(row: Row) -> str:
     """Counts one model and sets it beside its source."""
     model = models.build(row.name, **row.fields)
     params = costs.count_params(costs.param_shapes(model, row.shape))
-    gflops = costs.gflops(model, row.shape)
-    difference = gflops / row.gflops - 1
-    theirs = row.params or ''
-    if isinstance(row.params, str):
-        theirs = f'{row.params} M'
+    if row.source == 'formula':
+        gflops = costs.matrix_products(model, row.shape) / 1e9
+    else:
+        gflops = costs.gflops(model, row.shape)
+    if isinstance(row.params, int):
+        theirs, apart = f'{row.params:,}', 'exact' if params == row.params else params - row.params
     elif row.params:
-        theirs = f'{row.params:,}'
+        theirs, apart = f'{row.params} M', f'{params / 1e6 / float(row.params) - 1:+.2%}'
+    else:
+        theirs = apart = ''
     return (
-        f'| {row.label.strip()} | {theirs} | {params:,} | {row.gflops:,.5g} | {gflops:,.5g} | '
-        f'{difference:+.2%} | {row.source} | {row.remark} |'
+        f'| {row.label.strip()} | {theirs} | {params:,} | {apart} | {row.gflops:,.5g} | '
+        f'{gflops:,.5g} | {gflops / row.gflops - 1:+.2%} | {row.source} | {row.remark} |'
     )
 
 
@@ -249,9 +275,9 @@ def main() -> None:
         lines += [
             f'## {family}',
             '',
-            '| Model | Parameters, reference | Parameters, vjax | GFLOPs, reference | GFLOPs, vjax | '
-            'Difference | Reference | Remark |',
-            '| --- | ---: | ---: | ---: | ---: | ---: | --- | --- |',
+            '| Model | Parameters, reference | Parameters, vjax | Difference | GFLOPs, reference | '
+            'GFLOPs, vjax | Difference | Reference | Remark |',
+            '| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |',
         ]
         for row in rows:
             lines.append(table_line(row))

@@ -275,3 +275,172 @@ def test_a_pipe_does_not_block(tmp_path):
     thread.start()
     thread.join(timeout=20)
     assert found
+
+
+# --- Still images. ---
+
+
+def image(mode='RGB', height=48, width=64):
+    picture = Image.fromarray(pictures(1, height, width)[0])
+    if mode == 'I;16':
+        return Image.fromarray(np.asarray(picture.convert('L')).astype(np.uint16) * 257)
+    return picture.convert(mode)
+
+
+def encoded(picture, kind, **options):
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def shown(content):
+    """The image as Pillow decodes it."""
+    picture = Image.open(io.BytesIO(content))
+    if picture.mode.startswith('I;16'):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    return np.asarray(picture.convert('RGB'))
+
+
+def photo(thumbnail=False):
+    """A JPEG image as cameras write it: to be turned, and with a small JPEG in its header."""
+    exif = Image.Exif()
+    exif[0x112] = 6
+    content = encoded(image(), 'JPEG', quality=95, exif=exif)
+    if not thumbnail:
+        return content
+    small = encoded(image(height=8, width=8), 'JPEG')
+    segment = b'\xff\xe1' + (2 + 6 + len(small)).to_bytes(2, 'big') + b'Exif\0\0' + small
+    return content[:2] + segment + content[2:]
+
+
+IMAGES = {
+    'JPEG': encoded(image(), 'JPEG', quality=95),
+    'progressive JPEG': encoded(image(), 'JPEG', quality=95, progressive=True),
+    'JPEG without subsampling': encoded(image(), 'JPEG', quality=95, subsampling=0),
+    'JPEG with restarts': encoded(image(), 'JPEG', quality=95, restart_marker_rows=1),
+    'grey JPEG': encoded(image('L'), 'JPEG', quality=95),
+    'CMYK JPEG': encoded(image('CMYK'), 'JPEG', quality=95),
+    'JPEG with EXIF': photo(),
+    'JPEG with a thumbnail': photo(thumbnail=True),
+    'JPEG with more behind': encoded(image(), 'JPEG', quality=95) + b'\0\0ftypmp42' * 9,
+    'PNG': encoded(image(), 'PNG'),
+    'transparent PNG': encoded(image('RGBA'), 'PNG'),
+    'PNG with EXIF': encoded(image(), 'PNG', exif=b'Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0'),
+    'grey PNG': encoded(image('L'), 'PNG'),
+    'grey transparent PNG': encoded(image('LA'), 'PNG'),
+    'grey PNG of 16 bits': encoded(image('I;16'), 'PNG'),
+    'black and white PNG': encoded(image('1'), 'PNG'),
+    'PNG with a palette': encoded(image('P'), 'PNG'),
+}
+
+
+@pytest.mark.parametrize('kind', IMAGES)
+def test_an_image_is_a_video_of_one_frame(tmp_path, kind):
+    path = tmp_path / 'a.JPEG'  # Whatever it is called.
+    path.write_bytes(IMAGES[kind])
+    got = video.decode(path)
+    assert (len(got.frames), got.height, got.width, got.fps) == (1, 48, 64, 25)
+    # Colours of half the resolution may be interpolated in more than one way.
+    assert closeness(got.frames, [shown(IMAGES[kind])]) < 2
+    small = video.decode(path, short_side=24)
+    assert small.frames[0].shape == (24, 32, 3)
+    if kind != 'black and white PNG':
+        expected = Image.fromarray(shown(IMAGES[kind])).resize((32, 24), Image.Resampling.LANCZOS)
+        assert closeness(small.frames, [np.asarray(expected)]) < 2
+    with path.open('rb') as file:
+        np.testing.assert_array_equal(video.decode(file).frames, got.frames)
+
+
+@pytest.mark.parametrize(('height', 'width'), [(1, 1), (3, 5), (33, 47), (1, 300), (300, 7)])
+def test_images_of_odd_sizes(tmp_path, height, width):
+    picture = image(height=height, width=width)
+    png, jpeg = tmp_path / 'a.png', tmp_path / 'a.jpg'
+    picture.save(png)
+    np.testing.assert_array_equal(video.decode(png).frames, [np.asarray(picture)])
+    picture.save(jpeg, quality=95, subsampling=0)
+    assert closeness(video.decode(jpeg).frames, [np.asarray(picture)]) < 3
+    small = video.decode(jpeg, short_side=20)
+    assert (small.height, small.width) == video.resized(height, width, 20)
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG'])
+def test_the_name_of_an_image_is_no_pattern(tmp_path, kind):
+    for name, side in (('a%03d.{}', 10), ('a001.{}', 20), ('a*.{}', 30), ('b%d.{}', 40)):
+        path = tmp_path / name.format(kind.lower())
+        path.write_bytes(encoded(image(height=side, width=side), kind))
+        got = video.decode(path)
+        assert (len(got.frames), got.height) == (1, side)
+        with path.open('rb') as file:
+            assert video.decode(file).height == side
+    # Nor where there is no such file.
+    with pytest.raises(video.BadVideo, match='no such file'):
+        video.decode(tmp_path / f'a00%d.{kind.lower()}')
+
+
+def test_of_several_images_in_a_photo_the_first_counts_and_streams_stay_videos(tmp_path):
+    frames = [Image.fromarray(np.roll(pictures(1, 48, 64)[0], 8 * i, axis=1)) for i in range(4)]
+    more = {'save_all': True, 'append_images': frames[1:]}
+    path = tmp_path / 'photo.jpg'
+    path.write_bytes(encoded(frames[0], 'MPO', **more))
+    assert closeness(video.decode(path).frames, [np.asarray(frames[0])]) < 6
+    (tmp_path / 'a.mjpeg').write_bytes(b''.join(encoded(f, 'JPEG') for f in frames))
+    assert closeness(video.decode(tmp_path / 'a.mjpeg').frames, [*map(np.asarray, frames)]) < 6
+    (tmp_path / 'a.png').write_bytes(encoded(frames[0], 'PNG', **more))
+    np.testing.assert_array_equal(
+        video.decode(tmp_path / 'a.png').frames, [np.asarray(f) for f in frames]
+    )
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8))
+
+
+@pytest.mark.parametrize('name', ['a.jpg', 'a.png', 'a', 'a.mp4'])
+@pytest.mark.parametrize(
+    ('kind', 'options'), [('JPEG', {}), ('JPEG', {'progressive': True}), ('PNG', {})]
+)
+def test_an_image_cut_anywhere_is_refused(tmp_path, name, kind, options):
+    whole = encoded(NOISE, kind, **options)
+    path = tmp_path / name
+    for length in {*range(1, 12), *range(12, len(whole), 61), *range(len(whole) - 20, len(whole))}:
+        path.write_bytes(whole[:length])
+        with pytest.raises(video.BadVideo, match='truncated' if length > 8 else '.') as error:
+            video.decode(path)
+        assert '\n' not in str(error.value)
+        assert str(tmp_path) not in str(error.value)
+
+
+def test_lying_and_garbled_images_are_refused(tmp_path):
+    jpeg, png = encoded(NOISE, 'JPEG'), encoded(NOISE, 'PNG')
+
+    def patched(content, at, new):
+        return content[:at] + new + content[at + len(new) :]
+
+    size = jpeg.index(b'\xff\xc0') + 5
+    bad = {
+        'higher than it is': (patched(jpeg, size, struct.pack('>H', 2000)), 'garbled after 0'),
+        'enormous': (patched(jpeg, size, b'\xff' * 4), 'too large: 65535 x 65535 pixels'),
+        'enormous PNG': (patched(png, 16, b'\x7f' * 8), 'too large: 2139062143 x 2139062143'),
+        'without a size': (patched(jpeg, size, bytes(4)), 'garbled|not a video|no frames'),
+        'wrong checksum': (patched(png, len(png) // 2, b'\0\0\0'), 'garbled after 0'),
+        'nothing but ends': (jpeg[:3] + b'\0\0\xff\xd9', 'garbled|not a video|no frames'),
+        # Cut, and ended in due form.
+        'cut': (jpeg[: len(jpeg) * 2 // 3] + jpeg[-2:], 'garbled after 0'),
+        'cut PNG': (png[: len(png) // 2] + png[-12:], 'truncated|garbled'),
+    }
+    for kind, (content, reason) in bad.items():
+        path = tmp_path / f'{kind}.jpg'
+        path.write_bytes(content)
+        with pytest.raises(video.BadVideo, match=reason):
+            video.decode(path)
+
+
+def test_limits_of_images(tmp_path, monkeypatch):
+    for path in (tmp_path / 'a.jpg', tmp_path / 'a.png'):
+        NOISE.save(path)
+        with pytest.raises(video.BadVideo, match='too large: 32 x 24 pixels'):
+            video.decode(path, limits=video.Limits(max_pixels=767))
+        limits = video.Limits(max_frames=1, max_pixels=64 * 24)  # FFmpeg pads rows to 64.
+        assert len(video.decode(path, limits=limits).frames) == 1
+    monkeypatch.setattr(video, '_MAX_STILL_BYTES', 512)
+    with pytest.raises(video.BadVideo, match='too large: an image of more than'):
+        video.decode(path)

@@ -4,7 +4,6 @@ There are no official code and weights to compare with.
 """
 
 import functools
-import math
 
 import einops
 import jax
@@ -74,27 +73,6 @@ def test_costs_of_images(variant, pixels, params, gflops):
         assert costs.gflops(sized, image) + scaling == pytest.approx(expected, abs=0.005)
 
 
-def multiply_adds(jaxpr):
-    """Those of all matrix products in a jaxpr, a scan's as often as it runs."""
-    total = 0
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == 'dot_general':
-            contracted = eqn.params['dimension_numbers'][0][0]
-            inner = math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
-            total += math.prod(eqn.outvars[0].aval.shape) * inner
-        times = eqn.params['length'] if eqn.primitive.name == 'scan' else 1
-        total += times * sum(
-            multiply_adds(inner) for inner in jax.core.jaxprs_in_params(eqn.params)
-        )
-    return total
-
-
-def count_multiply_adds(model, shape):
-    variables = {'params': costs.param_shapes(model, shape)}
-    batch = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    return multiply_adds(jax.make_jaxpr(model.apply)(variables, batch).jaxpr)
-
-
 @pytest.mark.parametrize(
     ('attention', 'billions'),
     [
@@ -107,7 +85,7 @@ def test_costs_of_videos(attention, billions):
     model = models.build('lookupvivit', num_classes=400, **variants.video('B/16x2'))
     for grid, expected in billions.items():
         sized = model.clone(attention=attention, grid=grid)
-        counted = count_multiply_adds(sized, (32, 224, 224, 3)) / 1e9
+        counted = costs.matrix_products(sized, (32, 224, 224, 3)) / 1e9
         assert counted == pytest.approx(expected, rel=3e-3)
 
 
@@ -130,7 +108,7 @@ def test_a_blocks_multiply_adds_are_exactly_the_formula(n, m, d, reading):
     )
     forward = functools.partial(block.apply, train=False)
     jaxpr = jax.make_jaxpr(forward)(variables, streams, None).jaxpr
-    assert multiply_adds(jaxpr) == formula
+    assert costs.multiply_adds(jaxpr) == formula
 
 
 # The block.
@@ -363,7 +341,13 @@ def test_one_set_of_parameters_serves_every_grid(kind, random_params):
 
 @pytest.mark.parametrize(
     ('kind', 'fields'),
-    [('image', {}), ('image', {'heads': 'compressed'}), ('factorised', {'temporal_depth': 1})],
+    [
+        ('image', {}),
+        ('image', {'heads': 'compressed'}),
+        ('factorised', {'temporal_depth': 1}),
+        ('factorised', {'temporal_depth': 1, 'temporal_input': 'compressed'}),
+        ('spacetime', {}),
+    ],
 )
 def test_gradients_reach_every_parameter_that_is_read(kind, fields, random_params):
     model, batch = MODELS[kind](**fields), examples(kind)
@@ -378,7 +362,7 @@ def test_gradients_reach_every_parameter_that_is_read(kind, fields, random_param
         if small and not name.endswith('/attention/key/bias'):
             unreached |= {(name.split('/', 1)[1], *small)}
 
-    read_whole = fields == {}
+    read_whole = 'compressed' not in fields.values()
     last_only = [name for name, *layers in unreached if layers == [1]]
     assert len(unreached) == (0 if read_whole else len(last_only) + 2)
     if not read_whole:  # Of lookup tokens, nobody reads what the last block and the norm make.
@@ -437,8 +421,8 @@ def test_the_factorised_encoder_composes_the_image_and_a_sequence_encoder(random
     compressed, lookup = (x.mean(axis=1).reshape(2, 4, 8) for x in streams)
     temporal = layers.Encoder(depth=1, num_heads=2, mlp_dim=12, classifier='gap')
     for vectors, out in (
-        (compressed, logits),
-        ((compressed + lookup) / 2, apply(model.clone(temporal_input='both'), params, video)),
+        ((compressed + lookup) / 2, logits),
+        (compressed, apply(model.clone(temporal_input='compressed'), params, video)),
     ):
         encoded = apply(temporal, params['temporal_encoder'], vectors, train=False)
         expected = layers.Head(5).apply({'params': params['head']}, encoded)

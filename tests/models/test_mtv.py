@@ -10,7 +10,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from vjax import models
 from vjax.errors import UserError
-from vjax.models import costs, layers, mtv, variants
+from vjax.models import costs, layers, mtv, mtv_view, variants
 from vjax.models.mtv import MTV
 
 SHAPE = (8, 8, 12, 3)  # Two by two by three tubelets in the first view, four times in the second.
@@ -325,7 +325,7 @@ def test_a_longer_clip_has_resized_tokens_and_positions(random_params):
 
 def test_tokens_of_time_are_resized_linearly():
     table = jnp.arange(4.0).reshape(1, 4, 1, 1)
-    module = mtv.TimeTokens(1, 1, layers.xavier)
+    module = mtv_view.TimeTokens(1, 1, layers.xavier)
     doubled = module.apply({'params': {'table': table}}, 8)
     np.testing.assert_allclose(
         doubled[0, :, 0, 0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3], atol=1e-6

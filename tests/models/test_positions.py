@@ -1,6 +1,7 @@
 """Position embeddings: each kind's tables, and what happens to an input of another size."""
 
 import functools
+import itertools
 
 import hypothesis.strategies as st
 import jax
@@ -51,7 +52,7 @@ def test_sincos_positions_are_those_of_each_axis_and_learn_nothing():
                 angles = [position / 10000 ** (k / 4) for k in range(4)]
                 expected += [*np.sin(angles), *np.cos(angles)]
             np.testing.assert_allclose(shown[i, j], expected, atol=1e-6)
-    with pytest.raises(UserError, match='width=14 does not divide'):
+    with pytest.raises(UserError, match='a multiple of 4 for the width'):
         module.apply({}, grid, 14)
 
 
@@ -66,11 +67,11 @@ def test_positions_of_a_larger_input_are_the_trained_ones_resized(kind, height, 
     explicit = PositionEmbedding(kind, trained)
     after = explicit.apply(variables, larger, 8).reshape(1, *larger, 8)
     if kind == 'sincos':
-        # The middle of each new cell, in old cells; exact where it falls on an old one's middle.
-        middle = np.arange(times // 2, larger[0], times) if times % 2 else []
-        across = np.arange(times // 2, larger[1], times) if times % 2 else []
-        if times % 2:
-            np.testing.assert_allclose(after[:, middle][:, :, across], before, atol=1e-5)
+        # The middles of the new cells, in old cells.
+        middles = [(np.arange(size) + 0.5) / times - 0.5 for size in larger]
+        rows, columns = (positions.sincos(middle, 4) for middle in middles)
+        for i, j in itertools.product(*map(range, larger)):
+            np.testing.assert_allclose(after[0, i, j], [*rows[i], *columns[j]], atol=1e-6)
     else:
         np.testing.assert_allclose(after, resize_grid(before, larger), atol=1e-5)
         inferred = module.apply(variables, larger, 8)

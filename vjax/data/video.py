@@ -8,23 +8,33 @@ What a frame is here:
 * All frames of a video have the size of the first one.
 * `fps` is the true average rate, from the timestamps, so that it also holds for variable frame rates.
 
+A JPEG or PNG file, which its first bytes tell, is a video of one frame (at 25 fps, for want of a rate).
+Grey, palette and CMYK images become RGB, transparency is dropped, and the orientation in EXIF is
+ignored, as in most image pipelines: turn such photos before. Of several pictures in a photo (MPF: a
+preview, a gain map) the first counts. Animated PNG and Motion JPEG stay videos.
+
 What is refused (`BadVideo`, whose reason is one short sentence), rather than guessed at:
 
 * missing, empty, not a regular file, not a video, no video stream (a cover picture is none);
 * garbled: the demuxer or the decoder raises, or marks a frame as damaged;
+* an image that is cut off, has less data than its size needs, or is garbled where that shows (JPEG
+  has no checksums);
 * truncated: the last frame ends before the header says it does, by more than two frames and 5 % of
   the duration. MP4/MOV, AVI and Matroska/WebM headers promise a duration; without one (a WebM stream
   of a browser, MPEG-TS) nothing is missed. A file whose header promises what was never there is
   refused as well: from outside it looks the same, and half a clip may show another action;
 * larger than `Limits`: a small hostile file can unfold to any size.
 
-Playlists and other formats that open further files, and FFmpeg's network protocols, are not allowed.
+Playlists and other formats that open further files (a pattern such as %03d in an image's name means
+nothing here), and FFmpeg's network protocols, are not allowed.
 """
 
 import dataclasses
 import functools
 import io
+import math
 import os
+import re
 import stat
 import struct
 from collections.abc import Callable, Sequence
@@ -46,6 +56,14 @@ _REFUSED_FORMATS = {
 _PROMISING_FORMATS = frozenset({'mov', 'avi', 'matroska'})
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 _DEFAULT_FPS = 25.0
+# Images by their first bytes, and the demuxers that are given these and never see a name.
+_STILL_FORMATS = {b'\xff\xd8\xff': 'jpeg_pipe', b'\x89PNG\r\n\x1a\n': 'png_pipe'}
+_MAX_STILL_BYTES = 2**27  # Two for each of the most pixels.
+# A byte of 255 in compressed data is followed by 0 or a restart marker; others have a meaning.
+_JPEG_MARKER = re.compile(rb'\xff[^\x00\x01\xd0-\xd7\xff]')
+_JPEG_START, _JPEG_END, _JPEG_LS, _JPEG_APP2 = 0xD8, 0xD9, 0xF7, 0xE2
+_JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_ANOTHER_JPEG = re.compile(rb'\x00*\xff+\xd8')
 JPEG_QUALITY = 90
 
 
@@ -90,15 +108,20 @@ def decode(
     Raises:
       BadVideo: the file is not a whole, sane video; see the module's docstring.
     """
-    if isinstance(path, str | os.PathLike):
-        _check_file(path)
-        # With the protocol named, no file name is taken for a URL.
-        path = f'file:{os.path.abspath(path)}'
     try:
-        container = av.open(
-            path,
-            options={'protocol_whitelist': 'file', 'format_whitelist': _allowed_formats()},
-        )
+        if isinstance(path, str | os.PathLike):
+            _check_file(path)
+            with open(path, 'rb') as file:
+                container = _open_still(file, limits)
+            # With the protocol named, no file name is taken for a URL.
+            path = f'file:{os.path.abspath(path)}'
+        else:
+            container = _open_still(path, limits)
+        if container is None:
+            container = av.open(
+                path,
+                options={'protocol_whitelist': 'file', 'format_whitelist': _allowed_formats()},
+            )
     except (av.FFmpegError, ValueError, OSError) as error:
         raise BadVideo(f'not a video: {_reason(error)}') from error
     with container:
@@ -167,6 +190,78 @@ def _reason(error: BaseException) -> str:
     return str(getattr(error, 'strerror', None) or error or type(error).__name__)
 
 
+# --- Still images. ---
+
+
+def _open_still(file: BinaryIO, limits: Limits) -> av.container.InputContainer | None:
+    """The image in a JPEG or PNG file as a container of one frame; None for any other file.
+
+    Left to choose a demuxer, FFmpeg goes by an image's name, and takes image2, to which a name is a
+    pattern of further files.
+    """
+    start = file.tell()
+    head = file.read(8)
+    file.seek(start)
+    name = next((name for magic, name in _STILL_FORMATS.items() if head.startswith(magic)), None)
+    if name is None:
+        return None
+    content = file.read(_MAX_STILL_BYTES)
+    file.seek(start)
+    measured = _measure_jpeg(content) if name == 'jpeg_pipe' else _measure_png(content)
+    if measured is None:
+        return None
+    width, height, length = measured
+    if width * height > limits.max_pixels:
+        raise BadVideo(f'too large: {width} x {height} pixels')
+    if len(content) == _MAX_STILL_BYTES and not length:
+        raise BadVideo(f'too large: an image of more than {_MAX_STILL_BYTES >> 20} MiB')
+    if not length:
+        raise BadVideo('truncated: the image has no end')
+    # Photos may have more behind the image: a film, further images.
+    return av.open(io.BytesIO(content[:length]), format=name)
+
+
+def _measure_jpeg(content: bytes) -> tuple[int, int, int] | None:
+    """Width, height and number of bytes (0 if it does not end) of a JPEG image (ITU T.81, annex B).
+
+    None if other JPEG images follow that are no part of a photo, as in Motion JPEG, or for JPEG-LS,
+    which has a decoder of its own.
+    """
+    width = height = 0
+    multi_picture = False
+    at = 2
+    while match := _JPEG_MARKER.search(content, at):
+        marker, at = content[match.end() - 1], match.end()
+        if marker == _JPEG_END:
+            follows = _ANOTHER_JPEG.match(content, at) and not multi_picture
+            return None if follows else (width, height, at)
+        if marker in (_JPEG_START, _JPEG_LS):
+            return None
+        if marker in _JPEG_SIZES and len(content) >= at + 7:
+            size = struct.unpack_from('>HH', content, at + 3)[::-1]
+            width, height = max((width, height), size, key=math.prod)
+        multi_picture |= marker == _JPEG_APP2 and content.startswith(b'MPF\0', at + 2)
+        at += int.from_bytes(content[at : at + 2], 'big')
+    return width, height, 0
+
+
+def _measure_png(content: bytes) -> tuple[int, int, int] | None:
+    """As `_measure_jpeg`, of a PNG image, whose first chunk has its size; None if it is animated."""
+    width, height = struct.unpack('>II', content[16:24].ljust(8, b'\0'))
+    at = 8
+    while at + 12 <= len(content):
+        length, kind = struct.unpack_from('>I4s', content, at)
+        if kind == b'acTL':
+            return None
+        at += 12 + length
+        if kind == b'IEND':
+            return width, height, at if at <= len(content) else 0
+    return width, height, 0
+
+
+# --- Decoding. ---
+
+
 def _decode(container, short_side, limits, convert) -> Video:
     streams = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
     if not streams:
@@ -177,6 +272,11 @@ def _decode(container, short_side, limits, convert) -> Video:
     # One thread per file: the files are what is decoded in parallel.
     stream.codec_context.thread_type = 'NONE'
     stream.codec_context.options = {'max_pixels': str(limits.max_pixels)}
+    # A still is not turned: to PyAV, the side data of a frame with EXIF is an error.
+    still = container.format.name in _STILL_FORMATS.values()
+    if still:
+        # Without this the decoder makes up what is missing.
+        stream.codec_context.options |= {'err_detect': 'crccheck+explode'}
 
     frames, times, end = [], [], None
     height = width = turn = None
@@ -195,7 +295,7 @@ def _decode(container, short_side, limits, convert) -> Video:
                     raise BadVideo(f'too large: {frame.width} x {frame.height} pixels')
                 if height is None:
                     height, width = resized(frame.height, frame.width, short_side)
-                    turn = _display_turn(frame)
+                    turn = _unturned if still else _display_turn(frame)
                 if frame.pts is not None and frame.time_base:
                     times.append(float(frame.pts * frame.time_base))
                     duration = float((frame.duration or 0) * frame.time_base)
@@ -226,6 +326,10 @@ def _rgb(frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
     )
 
 
+def _unturned(image: np.ndarray) -> np.ndarray:
+    return image
+
+
 def _display_turn(frame: av.VideoFrame) -> Callable[[np.ndarray], np.ndarray]:
     """The turn and mirroring [height, width, 3] -> the same, turned, of the display matrix.
 
@@ -234,7 +338,7 @@ def _display_turn(frame: av.VideoFrame) -> Callable[[np.ndarray], np.ndarray]:
     """
     data = frame.side_data.get('DISPLAYMATRIX')
     if data is None:
-        return lambda image: image
+        return _unturned
     a, b, _, c, d, *_ = struct.unpack('=9i', bytes(data))
     transpose = abs(b) + abs(c) > abs(a) + abs(d)
     flip_x, flip_y = (c < 0, b < 0) if transpose else (a < 0, d < 0)

@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.extend
 import jax.numpy as jnp
 
 
@@ -44,3 +45,31 @@ def gflops(model: nn.Module, input_shape: tuple[int, ...]) -> float:
     with jax.default_device(jax.local_devices(backend='cpu')[0]):
         cost = jax.jit(model.apply).lower(variables, batch).cost_analysis()
     return cost['flops'] / 2 / 1e9
+
+
+def matrix_products(model: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Multiply-adds of the forward pass's matrix products alone, exactly, for one example.
+
+    What complexity formulas count: without norms, softmax, activations and sums.
+
+    Args:
+      model: A model of this package.
+      input_shape: Shape of one example without its batch axis, (time, height, width, channels).
+    """
+    variables = {'params': param_shapes(model, input_shape)}
+    batch = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    return multiply_adds(jax.make_jaxpr(model.apply)(variables, batch).jaxpr)
+
+
+def multiply_adds(jaxpr: jax.extend.core.Jaxpr) -> int:
+    """Those of all matrix products in a jaxpr, a scan's as often as it runs."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == 'dot_general':
+            contracted = eqn.params['dimension_numbers'][0][0]
+            inner = math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+            total += math.prod(eqn.outvars[0].aval.shape) * inner
+        times = eqn.params['length'] if eqn.primitive.name == 'scan' else 1
+        inner = jax.extend.core.jaxprs_in_params(eqn.params)
+        total += times * sum(multiply_adds(each) for each in inner)
+    return total

@@ -41,6 +41,32 @@ def check_positive(model: Any, names: Collection[str]) -> None:
             raise UserError(f'{name}={getattr(model, name)} should be at least 1')
 
 
+def check_positions(model: Any, axes: Collection[str], ranks: Collection[int]) -> None:
+    """Checks the fields of position embeddings.
+
+    Args:
+      model: With the fields `positions`, `position_grid` and `width`.
+      axes: Names of the axes of `position_grid`.
+      ranks: Of the grids that the model's encoders work on.
+
+    Raises:
+      UserError: the grid has another rank, or sines and cosines do not fit the width.
+    """
+    if model.position_grid:
+        check_extents('position_grid', model.position_grid, axes)
+    for rank in ranks:
+        check_sincos(model.positions, model.width, rank)
+
+
+def check_sincos(positions: str, width: int, rank: int) -> None:
+    """Raises a UserError unless a token has room for sines and cosines along each axis of its grid."""
+    if positions == 'sincos' and width % (2 * rank):
+        raise UserError(
+            f'positions="sincos" needs a multiple of {2 * rank} for the width, a sine and a cosine for '
+            f'each of {rank} axes, not {width}'
+        )
+
+
 def check_clip(input_shape: tuple[int, ...], name: str, tubelet: tuple[int, ...]) -> None:
     """Raises a UserError unless clips (time, height, width, channels) can be cut into tubelets."""
     if len(input_shape) != 4:

@@ -11,8 +11,6 @@ image, grid=(7, 7))`: one set of parameters serves several budgets, if it was tr
 
 The authors published neither code nor weights. Where the paper leaves room for more than one
 reading, the reading is a field of `LookupModel`, which says why its default was taken.
-
-In einsum subscripts: b batch, m compressed, n lookup, h heads, k width of a head.
 """
 
 import functools
@@ -20,145 +18,15 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vjax.errors import UserError
 from vjax.models import fields, layers
+from vjax.models.lookup_block import LookupBlock, Streams
 from vjax.models.positions import PositionEmbedding, resize_grid
 from vjax.models.vit import ViT
 from vjax.models.vivit import FactorisedEncoder, ViViT
-
-# Compressed tokens first, in every pair.
-Streams = tuple[Float[Array, 'batch compressed dim'], Float[Array, 'batch lookup dim']]
-
-
-class Gather(layers.Attention):
-    """Information gathering, MHBC l -> p: compressed tokens attend to lookup tokens.
-
-    Returns the logits beside the result: infusion reads them too. The weights [batch, heads,
-    compressed, lookup] are sown as `gather`.
-
-    Attributes:
-      qk_norm: Whether LayerNorm is applied to the queries and keys of each head.
-    """
-
-    qk_norm: bool = False
-
-    @nn.compact
-    def __call__(
-        self,
-        compressed: Float[Array, 'batch compressed dim'],
-        lookup: Float[Array, 'batch lookup dim'],
-        *,
-        train: bool,
-    ) -> tuple[Float[Array, 'batch compressed dim'], Float[Array, 'batch heads compressed lookup']]:
-        query, key, value = self.project(compressed, lookup)
-        if self.qk_norm:
-            query = layers.LayerNorm(dtype=self.dtype, name='query_norm')(query)
-            key = layers.LayerNorm(dtype=self.dtype, name='key_norm')(key)
-        scores = self.scores(query, key)
-        gathered = self.mix(scores, value, train, name='gather')
-        return self.merge(gathered, compressed.shape[-1]), scores
-
-
-class Infuse(layers.Attention):
-    """Global context infusion, MHBC p -> l: lookup tokens take from compressed tokens.
-
-    With the transposed attention of `Gather`, hence without queries and keys of its own. The weights
-    [batch, heads, compressed, lookup] are sown as `infuse`.
-
-    Attributes:
-      reuse, projection: See `LookupModel`, the latter as `infusion_projection`.
-    """
-
-    reuse: str = 'logits'
-    projection: bool = True
-
-    @nn.compact
-    def __call__(
-        self,
-        compressed: Float[Array, 'batch compressed dim'],
-        scores: Float[Array, 'batch heads compressed lookup'],
-        *,
-        train: bool,
-    ) -> Float[Array, 'batch lookup dim']:
-        width = compressed.shape[-1]
-        heads = (self.num_heads, width // self.num_heads)
-        value = nn.DenseGeneral(heads, kernel_init=layers.xavier, dtype=self.dtype, name='value')
-        weights = jax.nn.softmax(scores, axis=2 if self.reuse == 'logits' else 3)
-        weights = weights.astype(self.dtype)
-        self.sow('intermediates', 'infuse', weights)
-        weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
-        infused = jnp.einsum('bhmn,bmhk->bnhk', weights, value(compressed))
-        if not self.projection:
-            return infused.reshape(*infused.shape[:2], width)
-        return self.merge(infused, width)
-
-
-class LookupBlock(nn.Module):
-    """LookupViT's block: gather, refine, infuse, and a cheap MLP for the lookup tokens.
-
-    Attributes:
-      num_heads, mlp_dim, dropout, attention_dropout, dtype: As in `layers.EncoderBlock`.
-      reuse, qk_norm, lookup_norm, lookup_mlp_ratio, infusion_projection: See `LookupModel`.
-    """
-
-    num_heads: int
-    mlp_dim: int
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    dtype: str = 'float32'
-    reuse: str = 'logits'
-    qk_norm: bool = False
-    lookup_norm: bool = False
-    lookup_mlp_ratio: float = 0.5
-    infusion_projection: bool = True
-
-    @nn.compact
-    def __call__(
-        self, streams: Streams, drop_rate: Float[Array, ''] | None, *, train: bool
-    ) -> Streams:
-        compressed, lookup = streams
-        norm = functools.partial(layers.LayerNorm, dtype=self.dtype)
-        attention = self.num_heads, self.attention_dropout, self.dtype
-
-        # Information gathering.
-        gather = Gather(*attention, qk_norm=self.qk_norm, name='gather')
-        y, scores = gather(
-            norm(name='gather_compressed_norm')(compressed),
-            norm(name='gather_lookup_norm')(lookup),
-            train=train,
-        )
-        y = nn.Dropout(self.dropout)(y, deterministic=not train)
-        compressed = compressed + layers.DropPath()(y, drop_rate, train=train)
-
-        # Representation refinement.
-        refine = layers.EncoderBlock(
-            self.num_heads,
-            self.mlp_dim,
-            self.dropout,
-            self.attention_dropout,
-            self.dtype,
-            name='refine',
-        )
-        compressed = refine(compressed, drop_rate, train=train)
-
-        # Global context infusion.
-        infuse = Infuse(
-            *attention, reuse=self.reuse, projection=self.infusion_projection, name='infuse'
-        )
-        y = infuse(norm(name='infuse_norm')(compressed), scores, train=train)
-        y = nn.Dropout(self.dropout)(y, deterministic=not train)
-        lookup = lookup + layers.DropPath()(y, drop_rate, train=train)
-        if self.lookup_norm:
-            lookup = layers.LayerNorm(name='infused_norm')(lookup)
-
-        hidden = round(self.lookup_mlp_ratio * lookup.shape[-1])
-        y = norm(name='lookup_mlp_norm')(lookup)
-        y = layers.MLP(hidden, self.dropout, self.dtype, name='lookup_mlp')(y, train=train)
-        return compressed, lookup + layers.DropPath()(y, drop_rate, train=train)
 
 
 class LookupEncoder(layers.Encoder):
@@ -270,8 +138,8 @@ class LookupModel(nn.Module):
     antialias: bool = False
     classifier: str = 'gap'
 
-    def make_encoder(self, name: str = 'encoder', **fields: Any) -> nn.Module:
-        """From a grid of tokens and a compressed grid to the streams."""
+    def make_encoder(self, **changes: Any) -> nn.Module:
+        """From a grid of tokens and a compressed grid to the streams; see `ViT.make_encoder`."""
         block = functools.partial(
             LookupBlock,
             reuse=self.reuse,
@@ -281,11 +149,10 @@ class LookupModel(nn.Module):
             infusion_projection=self.infusion_projection,
         )
         return LookupEncoder(
-            **self.encoder_fields() | fields,
+            **self.encoder_fields() | changes,
             block=block,
             compressed_positions=self.compressed_positions,
             antialias=self.antialias,
-            name=name,
         )
 
     def classify(self, streams: Streams) -> Float[Array, 'batch classes']:
@@ -361,7 +228,9 @@ class LookupViT(LookupModel, ViT):
         """
         grid = tuple(grid or self.grid)
         self.check(image.shape[1:], grid)
-        return self.classify(self.make_encoder()(self.embed(image), grid, train=train))
+        return self.classify(
+            self.make_encoder(name='encoder')(self.embed(image), grid, train=train)
+        )
 
     @nn.nowrap
     def lookup_grid(self, input_shape: tuple[int, ...]) -> dict[str, int]:
@@ -377,13 +246,14 @@ class LookupViViT(LookupModel, ViViT):
       attention: 'factorised_encoder', taken to be the paper's: LookupViT encodes each frame, and an
         ordinary encoder, of `temporal_depth` layers, the sequence of their vectors. Or 'spacetime',
         another reading: LookupViT on all tubelets, compressed along time as well.
-      temporal_input: A frame's vector in the factorised encoder: the mean of its 'compressed' tokens,
-        which are the ones that the paper hands on to other networks, or the average of that and the
-        lookup tokens' mean, 'both'. The last block's infusion and lookup MLP work for 'both' alone.
+      temporal_input: A frame's vector in the factorised encoder: 'both', the average of the two
+        streams' means, as the heads of an image are averaged, so that all parameters are trained; or
+        the mean of the 'compressed' tokens, which are the ones that the paper hands on to other
+        networks, and with which the last block's infusion and lookup MLP do nothing.
     """
 
     attention: str = 'factorised_encoder'
-    temporal_input: str = 'compressed'
+    temporal_input: str = 'both'
 
     @nn.compact
     def __call__(
@@ -407,7 +277,7 @@ class LookupViViT(LookupModel, ViViT):
         self.check(video.shape[1:], grid)
         tokens = self.embed(video)
         if self.attention == 'spacetime':
-            return self.classify(self.make_encoder()(tokens, grid, train=train))
+            return self.classify(self.make_encoder(name='encoder')(tokens, grid, train=train))
 
         encoder = self.make_spatial_encoder()
 

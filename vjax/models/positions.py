@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vjax.errors import UserError
+from vjax.models.fields import check_sincos
 
 
 def resize_grid(
@@ -72,10 +73,17 @@ class PositionEmbedding(nn.Module):
         normal = nn.initializers.normal(0.02)
         if self.kind == 'learned':
             trained = self.grid or self._trained_grid(grid, extra)
+            count = self._length('table', extra + math.prod(trained)) - extra
+            if count != math.prod(trained):
+                raise UserError(
+                    f'position_grid={tuple(trained)} is not that of the {count} trained position '
+                    'embeddings'
+                )
             table = self.param('table', normal, (1, extra + math.prod(trained), width))
             first, rest = table[:, :extra], table[:, extra:].reshape(1, *trained, width)
             rest = resize_grid(rest, grid).reshape(1, -1, width)
             return jnp.concatenate([first, rest], axis=1)
+        check_sincos(self.kind, width, len(grid))
         axes = []
         for axis, size in enumerate(grid):
             if self.kind == 'factorised':
@@ -83,11 +91,6 @@ class PositionEmbedding(nn.Module):
                 table = self.param(f'axis_{axis}', normal, (1, length, width))
                 axes.append(resize_grid(table, (size,))[0])
             else:
-                if width % (2 * len(grid)):
-                    raise UserError(
-                        f'width={width} does not divide into a sine and a cosine for each of the '
-                        f'{len(grid)} axes of positions="sincos"'
-                    )
                 length = self.grid[axis] if self.grid else size
                 centres = (np.arange(size) + 0.5) * length / size - 0.5
                 axes.append(jnp.asarray(sincos(centres, width // len(grid)), jnp.float32))

@@ -56,8 +56,8 @@ def scan_blocks(
         return block(jax.tree.map(constrain_batch, carry), drop_rate, train=train), None
 
     if remat != 'none':
-        # The scan's own loop already keeps the two computations apart.
-        apply = nn.remat(apply, policy=REMAT_POLICIES[remat], prevent_cse=False)
+        # The scan's own loop, where there is one, already keeps the two computations apart.
+        apply = nn.remat(apply, policy=REMAT_POLICIES[remat], prevent_cse=unroll is True)
     scan = nn.scan(
         apply,
         variable_axes={'params': 0, 'intermediates': 0},

@@ -189,7 +189,7 @@ class TokenLearnerEncoder(layers.Encoder):
     to TokenLearner are one scan, those from it on another.
 
     Attributes:
-      learned_tokens, location, version, fuser, bottleneck, pooling: See `TokenLearnerViT`.
+      learned_tokens, location, version, fuser, bottleneck, pooling: See `LearnerModel`.
     """
 
     learned_tokens: int = 16
@@ -219,13 +219,11 @@ class TokenLearnerEncoder(layers.Encoder):
         return self.scan(self.make_block('later_blocks'), x, train, start=location)
 
 
-class TokenLearnerViT(ViT):
-    """Image classifier: a ViT whose later layers work on learned tokens.
+class LearnerModel(nn.Module):
+    """What TokenLearnerViT and TokenLearnerViViT have beyond the ViT and the ViViT that they are.
 
     Attributes:
-      num_classes ... dtype: As in `ViT`; `dropout` is TokenLearner's and TokenFuser's too. There is
-        no class token, so the classifier is 'gap' or 'map'. Stochastic depth concerns the branches of
-        blocks. (Scenic's TokenLearner has none.)
+      classifier: 'gap' or 'map': there is no class token.
       learned_tokens: Number of tokens that TokenLearner makes of a frame.
       location: The layer, counted from 0, that TokenLearner stands before; with `fuser` the first of
         those that have one. -1 stands for three quarters of the depth, as in Scenic's configuration
@@ -243,47 +241,60 @@ class TokenLearnerViT(ViT):
     bottleneck: int = 64
     pooling: str = 'sum'
 
-    def make_encoder(self) -> nn.Module:
-        """From the grid of embedded patches to one vector."""
-        return TokenLearnerEncoder(**self.encoder_fields(), **learner_fields(self), name='encoder')
+    def make_encoder(self, **changes: Any) -> nn.Module:
+        """From a grid of tokens to one vector; see `ViT.make_encoder`."""
+        own = {name: getattr(self, name) for name in LEARNER_FIELDS}
+        return TokenLearnerEncoder(**self.encoder_fields() | own | changes)
 
     @nn.nowrap
     def check(self, input_shape: tuple[int, ...]) -> None:
-        """As `ViT.check`, and the fields of TokenLearner."""
+        """Checks the fields and one example's shape without its batch axis.
+
+        Raises:
+          UserError: a field has an unknown value, there is a class token, or sizes do not fit.
+        """
         super().check(input_shape)
-        check_learner(self)
+        if self.classifier == 'token':
+            raise UserError(
+                'classifier="token" does not go with TokenLearner, which keeps no class token: use '
+                '"gap" or "map"'
+            )
+        if self.version not in VERSIONS:
+            raise UserError(f'version={self.version!r} is not one of the strings "1.0" and "1.1"')
+        fields.check_choice('pooling', self.pooling, POOLINGS)
+        if self.pooling != 'sum' and self.version != '1.0':
+            raise UserError(
+                f'pooling={self.pooling!r} needs version="1.0": "1.1" is a weighted mean'
+            )
+        fields.check_positive(self, ('learned_tokens', 'bottleneck'))
+        if not -1 <= self.location < self.depth:
+            raise UserError(
+                f'location={self.location} is not one of the layers 0 to {self.depth - 1}, nor -1 for '
+                'three quarters of the depth'
+            )
 
 
-class TokenLearnerViViT(ViViT):
+class TokenLearnerViT(LearnerModel, ViT):
+    """Image classifier: a ViT whose later layers work on learned tokens.
+
+    Attributes are those of `LearnerModel` and of `ViT`; `dropout` is TokenLearner's and TokenFuser's
+    too. Stochastic depth concerns the branches of blocks. (Scenic's TokenLearner has none.)
+    """
+
+
+class TokenLearnerViViT(LearnerModel, ViViT):
     """Video classifier: a ViViT whose later layers work on the learned tokens of every frame.
 
     In Model 1, 'spacetime', they attend to each other across frames. In Model 2,
     'factorised_encoder', and 'average_pool', TokenLearner is in the encoder of frames, which takes no
-    notice of time; the temporal encoder is as before.
-
-    Attributes:
-      num_classes ... dtype: As in `ViViT`, with a classifier 'gap' or 'map'.
-      learned_tokens ... pooling: As in `TokenLearnerViT`; `location` is a layer of the spatial encoder
-        in Model 2.
+    notice of time, and `location` is a layer of it; the temporal encoder is as before. Attributes are
+    those of `LearnerModel` and of `ViViT`.
     """
-
-    classifier: str = 'gap'
-    learned_tokens: int = 16
-    location: int = -1
-    version: str = '1.1'
-    fuser: bool = False
-    bottleneck: int = 64
-    pooling: str = 'sum'
-
-    def make_encoder(self, **fields: Any) -> nn.Module:
-        """From a grid of tokens to one vector; `fields` are those that differ from the model's."""
-        return TokenLearnerEncoder(**self.encoder_fields() | learner_fields(self) | fields)
 
     @nn.nowrap
     def check(self, input_shape: tuple[int, ...]) -> None:
-        """As `ViViT.check`, and the fields of TokenLearner."""
+        """As in `LearnerModel`, for a clip's shape (time, height, width, channels)."""
         super().check(input_shape)
-        check_learner(self)
         if self.attention in FACTORISED_BLOCKS:
             raise UserError(
                 f'attention={self.attention!r} needs every token of every frame, which TokenLearner '
@@ -294,37 +305,6 @@ class TokenLearnerViViT(ViViT):
 LEARNER_FIELDS = ('learned_tokens', 'location', 'version', 'fuser', 'bottleneck', 'pooling')
 
 
-def learner_fields(model: Any) -> dict[str, Any]:
-    """The fields of `TokenLearnerEncoder` that `layers.Encoder` has not."""
-    return {name: getattr(model, name) for name in LEARNER_FIELDS}
-
-
 def learner_layer(model: Any) -> int:
     """The layer that TokenLearner stands before, in a model or encoder of this file."""
     return model.depth * 3 // 4 if model.location == -1 else model.location
-
-
-def check_learner(model: Any) -> None:
-    """Checks what the models of this file add to others.
-
-    Raises:
-      UserError: a field has an unknown value, or there is a class token.
-    """
-    if model.classifier == 'token':
-        raise UserError(
-            'classifier="token" does not go with TokenLearner, which keeps no class token: use "gap" '
-            'or "map"'
-        )
-    if model.version not in VERSIONS:
-        raise UserError(f'version={model.version!r} is not one of the strings "1.0" and "1.1"')
-    fields.check_choice('pooling', model.pooling, POOLINGS)
-    if model.pooling != 'sum' and model.version != '1.0':
-        raise UserError(f'pooling={model.pooling!r} needs version="1.0": "1.1" is a weighted mean')
-    for name in ('learned_tokens', 'bottleneck'):
-        if getattr(model, name) < 1:
-            raise UserError(f'{name}={getattr(model, name)} should be at least 1')
-    if not -1 <= model.location < model.depth:
-        raise UserError(
-            f'location={model.location} is not one of the layers 0 to {model.depth - 1}, nor -1 for '
-            'three quarters of the depth'
-        )

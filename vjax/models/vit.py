@@ -57,7 +57,7 @@ class ViT(nn.Module):
           UserError: the image's size or the fields do not fit; see `check`.
         """
         self.check(image.shape[1:])
-        representation = self.make_encoder()(self.embed(image), train=train)
+        representation = self.make_encoder(name='encoder')(self.embed(image), train=train)
         head = layers.Head(self.num_classes, self.representation_size, self.head_bias, name='head')
         return head(representation)
 
@@ -68,9 +68,9 @@ class ViT(nn.Module):
         image = einops.rearrange(image, 'b ... h w c -> (b ...) h w c')
         return layers.PatchEmbedding(self.width, self.patch, name='embedding')(image)
 
-    def make_encoder(self) -> nn.Module:
-        """From the grid of embedded patches to one vector."""
-        return layers.Encoder(**self.encoder_fields(), name='encoder')
+    def make_encoder(self, **changes: Any) -> nn.Module:
+        """From the grid of embedded patches to one vector; `changes` are fields unlike the model's."""
+        return layers.Encoder(**self.encoder_fields() | changes)
 
     @nn.nowrap
     def encoder_fields(self) -> dict[str, Any]:
@@ -86,6 +86,7 @@ class ViT(nn.Module):
         """
         fields.check_transformer(self, classifiers=('token', 'gap', 'map'))
         fields.check_extents('patch', self.patch, ('height', 'width'))
+        fields.check_positions(self, ('height', 'width'), ranks=(2,))
         if len(input_shape) != 3 and (len(input_shape) != 4 or input_shape[0] != 1):
             raise UserError(
                 f'an image model takes images (height, width, channels) or clips of one frame, not '

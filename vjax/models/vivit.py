@@ -133,23 +133,26 @@ class ViViT(nn.Module):
             self.width, self.tubelet, TUBELET_INITIALIZERS[self.tubelet_init], name='embedding'
         )(video)
 
-    def make_encoder(self, **fields: Any) -> nn.Module:
-        """From a grid of tokens to one vector; `fields` are those that differ from the model's."""
-        return layers.Encoder(**self.encoder_fields() | fields)
+    def make_encoder(self, **changes: Any) -> nn.Module:
+        """From a grid of tokens to one vector; `changes` are fields unlike the model's.
+
+        A model with another kind of encoder for frames, and for tokens of all frames, overrides this.
+        """
+        return layers.Encoder(**self.encoder_fields() | changes)
 
     def make_spatial_encoder(self) -> nn.Module:
-        """Model 2's encoder of frames; a model with another kind of image encoder overrides this."""
+        """Model 2's encoder of frames."""
         return self.make_encoder(position_grid=self.position_grid[1:], name='spatial_encoder')
 
     def make_temporal_encoder(self) -> nn.Module:
         """Model 2's encoder of the sequence of frames' vectors."""
-        fields = self.encoder_fields() | {
+        changes = {
             'depth': self.temporal_depth,
             'num_heads': self.temporal_num_heads or self.num_heads,
             'mlp_dim': self.temporal_mlp_dim or self.mlp_dim,
             'position_grid': self.position_grid[:1],
         }
-        return layers.Encoder(**fields, name='temporal_encoder')
+        return layers.Encoder(**self.encoder_fields() | changes, name='temporal_encoder')
 
     @nn.nowrap
     def encoder_fields(self) -> dict[str, Any]:
@@ -168,6 +171,8 @@ class ViViT(nn.Module):
         fields.check_choice('attention', self.attention, ATTENTIONS)
         fields.check_transformer(self, classifiers=('token', 'gap', 'map'))
         fields.check_extents('tubelet', self.tubelet, ('time', 'height', 'width'))
+        ranks = {'factorised_encoder': (2, 1), 'average_pool': (2,)}.get(self.attention, (3,))
+        fields.check_positions(self, ('time', 'height', 'width'), ranks)
         if self.attention == 'factorised_encoder' and self.temporal_depth < 1:
             raise UserError(
                 f'temporal_depth={self.temporal_depth}: without a temporal encoder it is '

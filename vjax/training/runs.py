@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from vjax import cli, models
-from vjax.config import clip_shape
+from vjax import config as configs
+from vjax import models
 from vjax.data.records import classes_by_head
 from vjax.errors import UserError
+from vjax.override import override
 from vjax.training import reporting, sharding
 from vjax.training.checkpoints import Checkpoints, DamagedCheckpoint
 from vjax.training.rules import path_name
@@ -72,7 +74,7 @@ def read_about(workdir: str | Path) -> dict[str, Any]:
 
 def init_params(model: Any, config: ml_collections.ConfigDict) -> Any:
     """Fresh parameters for clips of `config`'s shape; traceable, so that `eval_shape` gives shapes."""
-    clip = jnp.zeros((1, *clip_shape(config)))
+    clip = jnp.zeros((1, *configs.clip_shape(config)))
     return model.init(jax.random.key(config.seed), clip)['params']
 
 
@@ -93,13 +95,15 @@ def load_run(
             fit.
     """
     about = read_about(workdir)
-    config = ml_collections.ConfigDict(_tuples(about['config']))
-    model = models.build(**config.model)
-    shapes = jax.eval_shape(lambda: init_params(model, config))
+    trained = ml_collections.ConfigDict(_tuples(about['config']))
+    _check(trained, f"the run '{workdir}' was made by another version of vjax")
+    model = models.build(**trained.model)
+    shapes = jax.eval_shape(lambda: init_params(model, trained))
+    config = trained
     if overrides:
-        trained, config = config, cli.override(config, list(overrides))
+        config = override(trained, overrides)
+        _check(config, ' '.join(overrides))
         model = models.build(**config.model)
-        model.check(clip_shape(config))
         if jax.eval_shape(lambda: init_params(model, trained)) != shapes:
             raise UserError(
                 f"{' '.join(overrides)} changes the shapes of parameters, which '{workdir}' has already "
@@ -113,19 +117,26 @@ def load_run(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
             shapes,
         )
-        abstract = {'params': params, 'ema': params if config.ema else None}
+        abstract = {'params': params, 'ema': params if trained.ema else None}
         for step in steps:
             try:
                 loaded = checkpoints.load_model(step, abstract)
             except DamagedCheckpoint as error:
                 log.warning('checkpoint %s of %s is damaged: %s', step, workdir, error)
                 continue
-            params = loaded['ema'] if config.ema else loaded['params']
+            params = loaded['ema'] if trained.ema else loaded['params']
             classes = classes_by_head(about['classes'])
             return Run(config, classes, about['settings'], model, params, step)
     finally:
         checkpoints.close()
     raise UserError(f"no checkpoint of '{workdir}' could be read (tried steps {steps}).")
+
+
+def _check(config: ml_collections.ConfigDict, what: str) -> None:
+    try:
+        configs.check(config)
+    except UserError as error:
+        raise UserError(f'{what}: {error}') from None
 
 
 def _tuples(value: Any) -> Any:
@@ -156,15 +167,18 @@ def _candidates(checkpoints: Checkpoints, workdir: str | Path, which: str) -> li
     return [int(which)]
 
 
-def start_from(workdir: str | Path, params: Any) -> tuple[Any, list[str]]:
+def start_from(
+    workdir: str | Path, params: Any, classes: Mapping[str, Sequence[str]]
+) -> tuple[Any, list[str]]:
     """Parameters of another run for a model of the shapes `params`, and what was left as it was.
 
-    The classifier's parameters are left out where the number of classes differs; every other
-    difference is an error.
+    The classifier's logits are left out where the classes differ; every other difference is an
+    error.
 
     Args:
         workdir: of the run to start from; its latest checkpoint is taken.
         params: the new model's fresh parameters, on their mesh.
+        classes: the new model's classes by head; others of the same number are others, too.
 
     Returns:
         The parameters, and the paths of those that were not loaded.
@@ -178,15 +192,16 @@ def start_from(workdir: str | Path, params: Any) -> tuple[Any, list[str]]:
         path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(source.params)
     }
     left = []
+    same_classes = list(source.classes.items()) == list(classes.items())
 
     def choose(path, fresh):
         name = path_name(path)
         found = given.pop(name, None)
-        if found is not None and found.shape == fresh.shape:
-            return jax.device_put(found, fresh.sharding)
-        if found is not None and name.startswith('head/'):
+        if found is not None and not same_classes and re.fullmatch('head/(.*/)?logits/.*', name):
             left.append(name)
             return fresh
+        if found is not None and found.shape == fresh.shape:
+            return jax.device_put(found, fresh.sharding)
         shape = 'absent' if found is None else f'of shape {found.shape}'
         raise UserError(
             f"config.init_from='{workdir}' does not fit this model: '{name}' is {shape} there and of "

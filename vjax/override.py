@@ -1,0 +1,84 @@
+"""Overrides of a config, '--config.KEY=VALUE', for a config file's and for that of a finished run."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+from ml_collections.config_flags.config_flags import UnsupportedOperationError
+
+from vjax import recipes
+from vjax.errors import UserError
+
+PREFIX = '--config.'
+
+
+def override(config: config_dict.ConfigDict, overrides: Sequence[str]) -> config_dict.ConfigDict:
+    """A copy of a run's config with overrides applied in order.
+
+    Raises:
+      UserError: a key that it does not have, or a value of another type.
+    """
+    check(config, overrides)
+    # A run's config comes from JSON, which has forgotten of what type a missing value is.
+    config = config_dict.ConfigDict(_with_types(config.to_dict(), recipes.base()))
+    argv = ['vjax', *overrides]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+    except (flags.Error, UnsupportedOperationError) as error:
+        raise UserError(sentence(str(error).removeprefix('flag '))) from error
+    return values.config
+
+
+def check(config: config_dict.ConfigDict, overrides: Sequence[str]) -> None:
+    """Raises UserError unless each override names a key of the config."""
+    for each in overrides:
+        key, equals, _ = each.removeprefix(PREFIX).partition('=')
+        if not each.startswith(PREFIX) or not equals:
+            raise UserError(f'{each!r} is not of the form --config.KEY=VALUE.')
+        _check_key(config, key)
+
+
+def _with_types(values: dict, base: config_dict.ConfigDict) -> dict:
+    """The values with a placeholder of the type that `base` has for each one that is None."""
+    typed = dict(values)
+    for name, value in values.items():
+        inner = base.get(name) if name in base else None
+        if isinstance(value, Mapping) and isinstance(inner, config_dict.ConfigDict):
+            typed[name] = _with_types(value, inner)
+        elif value is None and name in base:
+            typed[name] = config_dict.placeholder(base.get_type(name))
+    return typed
+
+
+def _check_key(config: config_dict.ConfigDict, key: str) -> None:
+    """Raises UserError if the dotted `key` is not in `config`, naming the nearest that is."""
+    at, done = config, []
+    for part in key.split('.'):
+        # 'rules[0]' indexes a list: ml_collections checks the index itself.
+        name = part.split('[', 1)[0]
+        inside = f'config.{".".join(done)}'.rstrip('.')
+        if isinstance(at, str | int | float | None):
+            raise UserError(f'{PREFIX}{key}: {inside} is the value {at!r} and has no keys.')
+        if not isinstance(at, Mapping | config_dict.ConfigDict):
+            return  # An object or a sequence: ml_collections finds its attributes.
+        if name not in at:
+            near = difflib.get_close_matches(name, map(str, at), n=1, cutoff=0.5)
+            hint = (
+                f'did you mean {near[0]!r}?'
+                if near
+                else f'it has {", ".join(sorted(map(str, at)))}.'
+            )
+            raise UserError(f'{PREFIX}{key}: there is no key {name!r} in {inside}; {hint}')
+        if part != name:
+            return
+        at = at[name]
+        done.append(name)
+
+
+def sentence(text: str) -> str:
+    """A message of somebody else's on one line, ended by a full stop."""
+    text = ' '.join(text.split())
+    return text if text.endswith(('.', '?', '!')) else f'{text}.'
