@@ -3,14 +3,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two processes, each a gigabyte or three; a file's tests stay together, and share what they trained.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
-.PHONY: help install demo test test-all lint clean
+.PHONY: help install demo test test-slow lint clean
 
 help:
 	@echo 'make install   make $(VENV) with vjax and its pinned dependencies'
 	@echo 'make demo      render, prepare, train, evaluate and predict under runs/demo'
 	@echo 'make test      the fast tests'
-	@echo 'make test-all  all tests, parity with PyTorch references among them'
+	@echo 'make test-slow the slow tests, and parity with PyTorch references'
 	@echo 'make lint      ruff'
 	@echo 'make clean     remove $(VENV) and runs/demo'
 
@@ -36,10 +39,11 @@ demo: $(VENV)/installed
 	$(BIN)/python -m vjax.demo --out=runs/demo
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
-test-all: $(VENV)/installed-parity
-	$(BIN)/python -m pytest -m 'slow or not slow'
+test-slow: $(VENV)/installed-parity
+	$(PYTEST) -m slow
+	$(PYTEST) tests/weights/test_huggingface.py
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

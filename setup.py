@@ -39,7 +39,7 @@ setup(
         'tqdm>=4.66',
     ],
     extras_require={
-        'test': ['beartype', 'hypothesis', 'pytest', 'ruff'],
+        'test': ['beartype', 'hypothesis', 'pytest', 'pytest-xdist', 'ruff'],
         'parity': ['torch', 'transformers'],
         'gpu': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],

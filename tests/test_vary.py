@@ -65,6 +65,7 @@ def test_draws_are_uniform_and_differ_between_seeds():
     assert [draw(0, step, 4) for step in range(20)] != [draw(1, step, 4) for step in range(20)]
 
 
+@pytest.mark.slow
 def test_each_step_is_the_one_of_its_grid(varied, digits, tmp_path):
     """The first step with each grid alone is the first step of the run that drew it."""
     first = GRIDS[draw(0, 1, 2)]

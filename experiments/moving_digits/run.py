@@ -36,7 +36,7 @@ from vjax.training.step import view_logits
 HERE = Path(__file__).parent
 VIEWS = (3, 1)
 ORDERS = ('forward', 'reversed', 'shuffled', 'still')
-NUM_STEPS = {'motion6': 500, 'curl': 500, 'order12': 700}
+NUM_STEPS = {'motion6': 500, 'order12': 600, 'curl': 500}
 NUM_TIMED_STEPS = 60
 GRIDS = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6))
 
@@ -259,7 +259,7 @@ def main() -> None:
         write_table(results)
         draw(results)
 
-    for motion_set in moving_digits.SETS:
+    for motion_set in NUM_STEPS:
         dataset = dataset_of(motion_set, out)
         results['sets'][motion_set] = {}
         for row in ROWS:

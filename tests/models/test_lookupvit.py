@@ -343,9 +343,13 @@ def test_one_set_of_parameters_serves_every_grid(kind, random_params):
     ('kind', 'fields'),
     [
         ('image', {}),
-        ('image', {'heads': 'compressed'}),
+        pytest.param('image', {'heads': 'compressed'}, marks=pytest.mark.slow),
         ('factorised', {'temporal_depth': 1}),
-        ('factorised', {'temporal_depth': 1, 'temporal_input': 'compressed'}),
+        pytest.param(
+            'factorised',
+            {'temporal_depth': 1, 'temporal_input': 'compressed'},
+            marks=pytest.mark.slow,
+        ),
         ('spacetime', {}),
     ],
 )

@@ -103,7 +103,9 @@ def test_a_vit_takes_images_of_any_size_with_the_parameters_of_one(random_params
 
 
 @pytest.mark.parametrize('kind', ['learned', 'factorised', 'sincos'])
-@pytest.mark.parametrize('attention', ['spacetime', 'factorised_encoder'])
+@pytest.mark.parametrize(
+    'attention', ['spacetime', pytest.param('factorised_encoder', marks=pytest.mark.slow)]
+)
 def test_every_kind_in_a_video_model_and_on_longer_and_larger_clips(kind, attention, random_params):
     vit = ViViT(
         num_classes=3,
