@@ -103,7 +103,7 @@ def main(argv: list[str]) -> int:
     """Parses the command line and prints; returns 2 where a file could not be read."""
     parser = cli.parser(__doc__)
     parser.add_argument('--workdir', required=True, help='folder of a run of vjax.train')
-    parser.add_argument('files', nargs='+', metavar='FILE', help='video files')
+    parser.add_argument('files', nargs='+', metavar='FILE', help='video or image files')
     parser.add_argument(
         '--views', default='1x1', help='temporal x spatial, such as 4x3 (%(default)s)'
     )

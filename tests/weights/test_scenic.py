@@ -1,4 +1,7 @@
-"""Scenic's models and ours compute the same from the same parameters, and share their trees."""
+"""Scenic's models and ours compute the same from the same parameters, and share their trees.
+
+Oracles and trees of all families; what is special to TokenLearner and MTV has files of its own.
+"""
 
 import functools
 import json
@@ -16,9 +19,9 @@ from vjax.models import costs
 from vjax.weights import scenic
 
 SCENIC = Path(__file__).parents[2] / '../shared/scenic'
-ORACLES = sorted((SCENIC / 'oracles').glob('vi*.json'))
+ORACLES = sorted((SCENIC / 'oracles').glob('*.json'))
 # Trees at published sizes; those of Scenic's ViT need the size of the image, too.
-TREES = sorted((SCENIC / 'param_trees').glob('vi*.json'))
+TREES = sorted((SCENIC / 'param_trees').glob('[a-z]*.json'))
 
 needs_scenic = pytest.mark.skipif(
     not SCENIC.exists(), reason='the Scenic oracles are not beside this checkout'

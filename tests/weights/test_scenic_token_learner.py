@@ -1,10 +1,6 @@
 """Scenic's TokenLearner and ours compute the same from the same parameters, and share their trees."""
 
-import json
-from pathlib import Path
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,10 +10,6 @@ from vjax.models.token_learner import TokenLearnerViT, TokenLearnerViViT
 from vjax.models.vit import ViT
 from vjax.models.vivit import ViViT
 from vjax.weights import scenic
-
-SCENIC = Path(__file__).parents[2] / '../shared/scenic'
-ORACLES = sorted((SCENIC / 'oracles').glob('tokenlearner*.json'))
-TREES = sorted((SCENIC / 'param_trees').glob('token_learner*.json'))
 
 MODULE = 'scenic.projects.token_learner.model.TokenLearnerViT'
 IMAGE = (32, 32, 3)
@@ -81,44 +73,6 @@ CONSTRUCTORS = {
     'image_without': (constructor('dynamic', tokenlearner_loc=3), ViT, IMAGE),
     'video_without': (constructor('video', tokenlearner_loc=12), ViViT, VIDEO),
 }
-
-
-@pytest.mark.skipif(not ORACLES, reason='the Scenic oracles are not beside this checkout')
-@pytest.mark.parametrize('path', ORACLES, ids=lambda path: path.stem)
-def test_logits_equal_scenics(path):
-    oracle, arrays = json.loads(path.read_text()), np.load(path.with_suffix('.npz'))
-    flat = {k.removeprefix('params/'): arrays[k] for k in arrays if k.startswith('params/')}
-    model = scenic.model(oracle['module'], oracle['constructor'])
-    params = scenic.params(flat, model)
-    apply = jax.jit(lambda params, x: model.apply({'params': params}, x, mutable='intermediates'))
-    logits, state = apply(params, jnp.asarray(arrays['input']))
-    np.testing.assert_allclose(logits, arrays['logits'], rtol=0, atol=2e-5)
-    np.testing.assert_allclose(
-        state['intermediates']['encoder']['tokens'][0],
-        arrays['intermediates/Transformer'],
-        rtol=0,
-        atol=2e-5,
-    )
-    assert costs.count_params(params) == oracle['num_params']
-
-    back = scenic.flat_params(params, model)
-    assert back.keys() == flat.keys()
-    for name in flat:
-        np.testing.assert_array_equal(back[name], flat[name])
-
-
-@pytest.mark.skipif(not TREES, reason='the Scenic parameter trees are not beside this checkout')
-@pytest.mark.parametrize('path', TREES, ids=lambda path: path.stem)
-def test_trees_at_published_sizes_equal_scenics(path):
-    tree = json.loads(path.read_text())
-    arguments = dict(tree['constructor'])
-    model = scenic.model(arguments.pop('module'), arguments)
-    shapes = costs.param_shapes(model, tuple(tree['input_shape'][1:]))
-    # Broadcast zeros have the shapes without the memory.
-    zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
-    flat = scenic.flat_params(zeros, model)
-    assert {name: [list(leaf.shape), 'float32'] for name, leaf in flat.items()} == tree['tree']
-    assert costs.count_params(shapes) == tree['num_params']
 
 
 @pytest.mark.parametrize('name', CONSTRUCTORS)

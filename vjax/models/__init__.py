@@ -4,7 +4,8 @@ Every model is a Flax Linen module with plain typed fields. It maps a float vide
 height, width, channels] (images: [batch, height, width, channels]) with values in [-1, 1] to float32
 logits [batch, classes], and takes a keyword `train`. Beside that it has `check(input_shape)`, which
 raises a UserError when fields or shape do not fit, and `num_tokens(input_shape)`, both for the shape
-of one example without its batch axis.
+of one example without its batch axis. A model of several classifiers for the same classes returns the
+mean of their logits, and sows each one's [heads, batch, classes] in the collection `head_logits`.
 """
 
 import dataclasses
