@@ -7,8 +7,9 @@ baseline 'single frames' was also trained on one frame repeated. LookupViT, trai
 compressed grids at once, is evaluated on each.
 
 Writes results.json, table.md, accuracy.png and grids.png beside this file, after every model; run
-again, it goes on where it stopped. Seconds per step are measured at the end, one model after the other
-on a machine that should have nothing else to do.
+again, it goes on where it stopped (what results.json has is not measured again: delete it to start
+over). Seconds per step are measured at the end, one model after the other, on a machine that should
+have nothing else to do.
 """
 
 import argparse
@@ -245,30 +246,36 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--out', default='runs/moving_digits', help='workdirs (%(default)s)')
-    out = Path(parser.parse_args().out)
-    results = {
+    parser.add_argument(
+        '--sets', nargs='+', default=list(NUM_STEPS), choices=NUM_STEPS, help='default: all'
+    )
+    args = parser.parse_args()
+    out, path = Path(args.out), HERE / 'results.json'
+    results = {'seconds_per_step': {}, 'sets': {}}
+    if path.exists():
+        results = json.loads(path.read_text())
+    results |= {
         'command': 'python -m experiments.moving_digits.run',
         'device': f'{jax.devices()[0].device_kind}, 2 cores',
         'views': 'x'.join(map(str, VIEWS)),
-        'seconds_per_step': {},
-        'sets': {},
     }
 
     def write():
-        reporting.write_json(HERE / 'results.json', results)
+        reporting.write_json(path, results)
         write_table(results)
         draw(results)
 
-    for motion_set in NUM_STEPS:
+    for motion_set in args.sets:
         dataset = dataset_of(motion_set, out)
-        results['sets'][motion_set] = {}
+        measured = results['sets'].setdefault(motion_set, {})
         for row in ROWS:
-            result = measure(row, motion_set, dataset, out)
-            results['sets'][motion_set][row.name] = result
-            print(motion_set, row.name, json.dumps(result), flush=True)
-            write()
+            if measured.get(row.name, {}).get('num_steps') != NUM_STEPS[motion_set]:
+                measured[row.name] = measure(row, motion_set, dataset, out)
+                print(motion_set, row.name, json.dumps(measured[row.name]), flush=True)
+                write()
     for row in ROWS:
-        results['seconds_per_step'][row.name] = seconds_per_step(row, dataset)
+        if row.name not in results['seconds_per_step']:
+            results['seconds_per_step'][row.name] = seconds_per_step(row, dataset)
     write()
 
 
