@@ -1,6 +1,7 @@
 """Settings that every test shares."""
 
 import os
+import signal
 import tempfile
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -17,8 +18,10 @@ os.environ['XLA_FLAGS'] = ' '.join(
 import jax
 import pytest
 
+from vjax import train
 from vjax.data import moving_digits
 from vjax.prepare import prepare
+from vjax.training.interruption import Interruption
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 # Many tests compile the same step; they share it within one session.
@@ -37,3 +40,22 @@ def digits(tmp_path_factory):
         videos = folder / 'videos'
         prepare(videos, videos / f'{split}.csv', folder / 'set', split, short_side=48, workers=1)
     return folder / 'set'
+
+
+@pytest.fixture
+def stop_after_three(monkeypatch):
+    """Every training stops in its third step as if by SIGTERM, until `monkeypatch.undo()`."""
+
+    class StopAfterThree(Interruption):
+        checks = 0
+
+        @property
+        def signal(self):
+            self.checks += 1
+            return signal.SIGTERM if self.checks >= 3 else None
+
+        @signal.setter
+        def signal(self, _):
+            pass
+
+    monkeypatch.setattr(train, 'Interruption', StopAfterThree)

@@ -20,14 +20,12 @@ from jax.sharding import AxisType, Mesh
 
 from vjax import cli, models
 from vjax import config as configs
-from vjax import train as train_module
 from vjax.data import pipeline, records
 from vjax.errors import UserError
 from vjax.evaluate import evaluate_run
 from vjax.train import train
 from vjax.training import optimizer, runs, sharding
 from vjax.training.checkpoints import Checkpoints
-from vjax.training.interruption import Interruption
 from vjax.training.losses import Classification
 from vjax.training.step import abstract_state, init_state, make_train_step
 
@@ -182,22 +180,10 @@ def test_a_run_leaves_metrics_config_and_environment(straight):
 # --- Exact resume ---
 
 
+@pytest.mark.usefixtures('stop_after_three')
 def test_a_run_stopped_by_a_signal_saves_and_goes_on_exactly(
     straight, digits, tmp_path, monkeypatch, caplog
 ):
-    class StopAfterThree(Interruption):
-        checks = 0
-
-        @property
-        def signal(self):
-            self.checks += 1
-            return signal.SIGTERM if self.checks >= 3 else None
-
-        @signal.setter
-        def signal(self, _):
-            pass
-
-    monkeypatch.setattr(train_module, 'Interruption', StopAfterThree)
     with pytest.raises(SystemExit) as stopped:
         train(six_steps(digits), tmp_path)
     assert stopped.value.code == 128 + signal.SIGTERM

@@ -5,7 +5,6 @@ when evaluated.
 import collections
 import json
 import shutil
-import signal
 
 import hypothesis.strategies as st
 import jax
@@ -24,7 +23,6 @@ from vjax.evaluate import evaluate_run
 from vjax.evaluate import main as evaluate_main
 from vjax.train import train
 from vjax.training import runs, sharding
-from vjax.training.interruption import Interruption
 from vjax.training.losses import Classification
 from vjax.training.step import draw, init_state, make_train_step
 
@@ -84,20 +82,8 @@ def test_each_step_is_the_one_of_its_grid(varied, digits, tmp_path):
     assert losses(varied) not in of_grid.values()
 
 
+@pytest.mark.usefixtures('stop_after_three')
 def test_a_resumed_run_draws_what_it_would_have_drawn(varied, digits, tmp_path, monkeypatch):
-    class StopAfterThree(Interruption):
-        checks = 0
-
-        @property
-        def signal(self):
-            self.checks += 1
-            return signal.SIGTERM if self.checks >= 3 else None
-
-        @signal.setter
-        def signal(self, _):
-            pass
-
-    monkeypatch.setattr(train_module, 'Interruption', StopAfterThree)
     with pytest.raises(SystemExit):
         train(lookup(digits), tmp_path)
     monkeypatch.undo()
