@@ -1,8 +1,9 @@
 """The parts that vision transformers share, after ViT (Dosovitskiy et al., arXiv 2010.11929).
 
-Numerics, which published checkpoints rely on: pre-norm blocks, LayerNorm with epsilon 1e-6, GELU
-with the tanh approximation. Parameters, the residual stream, the norms' statistics and the softmax
-are float32 whatever the `dtype` that the blocks compute in, so logits come out float32.
+Numerics, which published checkpoints rely on: pre-norm blocks, LayerNorm with epsilon 1e-6 and GELU
+in its tanh approximation where a model does not say otherwise. Parameters, the residual stream, the
+norms' statistics and the softmax are float32 whatever the `dtype` that the blocks compute in, so
+logits come out float32.
 
 Randomness when training comes from the `dropout` rng, which is needed only where a rate is not 0.
 Attention weights and final tokens are sown in the `intermediates` collection: they cost nothing
@@ -26,6 +27,7 @@ from vjax.models.positions import PositionEmbedding
 from vjax.models.scan import drop_rates, scan_blocks
 
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-6)
+GELUS = {'tanh': nn.gelu, 'erf': functools.partial(nn.gelu, approximate=False)}
 xavier = nn.initializers.xavier_uniform()
 
 
@@ -64,13 +66,15 @@ class PatchEmbedding(nn.Module):
 class MLP(nn.Module):
     """Two dense layers with a GELU between them, from width D to `mlp_dim` and back.
 
-    The second one's width is `out_width` instead of D unless that is 0.
+    The second one's width is `out_width` instead of D unless that is 0. The GELU is in its 'tanh'
+    approximation or exact, 'erf'.
     """
 
     mlp_dim: int
     dropout: float = 0.0
     dtype: str = 'float32'
     out_width: int = 0
+    gelu: str = 'tanh'
 
     @nn.compact
     def __call__(
@@ -82,7 +86,7 @@ class MLP(nn.Module):
             bias_init=nn.initializers.normal(1e-6),
             dtype=self.dtype,
         )
-        hidden = nn.gelu(dense(self.mlp_dim, name='up')(x))
+        hidden = GELUS[self.gelu](dense(self.mlp_dim, name='up')(x))
         hidden = nn.Dropout(self.dropout)(hidden, deterministic=not train)
         x = dense(self.out_width or x.shape[-1], name='down')(hidden)
         return nn.Dropout(self.dropout)(x, deterministic=not train)
@@ -215,6 +219,7 @@ class EncoderBlock(nn.Module):
       num_heads, mlp_dim: Sizes.
       dropout, attention_dropout: Rates, when training.
       dtype: What the branches are computed in.
+      gelu, norm_epsilon: See `Encoder`.
       attention: Makes the attention module; `Attention` or one with its signature.
     """
 
@@ -223,6 +228,8 @@ class EncoderBlock(nn.Module):
     dropout: float = 0.0
     attention_dropout: float = 0.0
     dtype: str = 'float32'
+    gelu: str = 'tanh'
+    norm_epsilon: float = 1e-6
     attention: Callable[..., nn.Module] = Attention
 
     @nn.compact
@@ -233,7 +240,8 @@ class EncoderBlock(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, 'batch tokens dim']:
-        y = LayerNorm(dtype=self.dtype, name='attention_norm')(x)
+        norm = functools.partial(LayerNorm, epsilon=self.norm_epsilon, dtype=self.dtype)
+        y = norm(name='attention_norm')(x)
         y = self.attention(
             num_heads=self.num_heads,
             dropout=self.attention_dropout,
@@ -243,8 +251,9 @@ class EncoderBlock(nn.Module):
         y = nn.Dropout(self.dropout)(y, deterministic=not train)
         x = x + DropPath()(y, drop_rate, train=train)
 
-        y = LayerNorm(dtype=self.dtype, name='mlp_norm')(x)
-        y = MLP(self.mlp_dim, self.dropout, self.dtype, name='mlp')(y, train=train)
+        y = norm(name='mlp_norm')(x)
+        mlp = MLP(self.mlp_dim, self.dropout, self.dtype, gelu=self.gelu, name='mlp')
+        y = mlp(y, train=train)
         return x + DropPath()(y, drop_rate, train=train)
 
 
@@ -253,6 +262,8 @@ class AttentionPooling(nn.Module):
 
     num_heads: int
     mlp_dim: int
+    gelu: str = 'tanh'
+    norm_epsilon: float = 1e-6
 
     @nn.compact
     def __call__(
@@ -262,7 +273,8 @@ class AttentionPooling(nn.Module):
         probe = self.param('probe', xavier, (1, 1, width))
         probe = jnp.broadcast_to(probe, (batch, 1, width))
         x = Attention(self.num_heads, name='attention')(probe, tokens, train=train)
-        x = x + MLP(self.mlp_dim, name='mlp')(LayerNorm(name='mlp_norm')(x), train=train)
+        y = LayerNorm(epsilon=self.norm_epsilon, name='mlp_norm')(x)
+        x = x + MLP(self.mlp_dim, gelu=self.gelu, name='mlp')(y, train=train)
         return x[:, 0]
 
 
@@ -284,6 +296,8 @@ class Encoder(nn.Module):
       remat: What the backward pass computes again: 'none', 'dots' (all but matmuls) or 'full'.
       unroll: Blocks per step of the scan, True for all. Changes speed and costs' counting alone.
       dtype: What the blocks compute in: 'float32' or 'bfloat16'.
+      gelu: 'tanh', the approximation that all published JAX models were trained with, or 'erf', exact.
+      norm_epsilon: What every LayerNorm adds to the variance.
       positions, position_grid: See `positions.PositionEmbedding`.
       block: Makes the repeated block; `EncoderBlock` or one with its fields and signature.
     """
@@ -298,14 +312,17 @@ class Encoder(nn.Module):
     remat: str = 'none'
     unroll: int | bool = 1
     dtype: str = 'float32'
+    gelu: str = 'tanh'
+    norm_epsilon: float = 1e-6
     positions: str = 'learned'
     position_grid: tuple[int, ...] = ()
     block: Callable[..., nn.Module] = EncoderBlock
 
     @nn.compact
     def __call__(
-        self, features: Float[Array, 'batch *grid dim'], *, train: bool
-    ) -> Float[Array, 'batch dim']:
+        self, features: Float[Array, 'batch *grid dim'], *, train: bool, pooled: bool = True
+    ) -> Float[Array, 'batch dim'] | Float[Array, 'batch tokens dim']:
+        """The vector, or all final tokens unless `pooled`, the class token first where there is one."""
         grid = features.shape[1:-1]
         x = einops.rearrange(features, 'b ... d -> b (...) d')
         batch, _, width = x.shape
@@ -317,13 +334,18 @@ class Encoder(nn.Module):
         x = x + positions(grid, width, extra=num_class_tokens)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
         x = self.run_blocks(x, grid, train)
-        x = LayerNorm(name='norm')(x)
+        x = LayerNorm(epsilon=self.norm_epsilon, name='norm')(x)
         self.sow('intermediates', 'tokens', x)
 
+        if not pooled:
+            return x
         if self.classifier == 'token':
             return x[:, 0]
         if self.classifier == 'map':
-            return AttentionPooling(self.num_heads, self.mlp_dim, name='pool')(x, train=train)
+            pool = AttentionPooling(
+                self.num_heads, self.mlp_dim, self.gelu, self.norm_epsilon, name='pool'
+            )
+            return pool(x, train=train)
         return x.mean(axis=1)
 
     def run_blocks(
@@ -343,6 +365,8 @@ class Encoder(nn.Module):
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             dtype=self.dtype,
+            gelu=self.gelu,
+            norm_epsilon=self.norm_epsilon,
             name=name,
         )
 
@@ -366,6 +390,8 @@ ENCODER_FIELDS = (
     'remat',
     'unroll',
     'dtype',
+    'gelu',
+    'norm_epsilon',
     'positions',
     'position_grid',
 )

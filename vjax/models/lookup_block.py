@@ -83,7 +83,8 @@ class LookupBlock(nn.Module):
     """LookupViT's block: gather, refine, infuse, and a cheap MLP for the lookup tokens.
 
     Attributes:
-      num_heads, mlp_dim, dropout, attention_dropout, dtype: As in `layers.EncoderBlock`.
+      num_heads, mlp_dim, dropout, attention_dropout, dtype, gelu, norm_epsilon: As in
+        `layers.EncoderBlock`.
       reuse, qk_norm, lookup_norm, lookup_mlp_ratio, infusion_projection: See `LookupModel`.
     """
 
@@ -92,6 +93,8 @@ class LookupBlock(nn.Module):
     dropout: float = 0.0
     attention_dropout: float = 0.0
     dtype: str = 'float32'
+    gelu: str = 'tanh'
+    norm_epsilon: float = 1e-6
     reuse: str = 'logits'
     qk_norm: bool = False
     lookup_norm: bool = False
@@ -103,7 +106,7 @@ class LookupBlock(nn.Module):
         self, streams: Streams, drop_rate: Float[Array, ''] | None, *, train: bool
     ) -> Streams:
         compressed, lookup = streams
-        norm = functools.partial(layers.LayerNorm, dtype=self.dtype)
+        norm = functools.partial(layers.LayerNorm, epsilon=self.norm_epsilon, dtype=self.dtype)
         attention = self.num_heads, self.attention_dropout, self.dtype
 
         # Information gathering.
@@ -123,6 +126,8 @@ class LookupBlock(nn.Module):
             self.dropout,
             self.attention_dropout,
             self.dtype,
+            self.gelu,
+            self.norm_epsilon,
             name='refine',
         )
         compressed = refine(compressed, drop_rate, train=train)
@@ -135,9 +140,10 @@ class LookupBlock(nn.Module):
         y = nn.Dropout(self.dropout)(y, deterministic=not train)
         lookup = lookup + layers.DropPath()(y, drop_rate, train=train)
         if self.lookup_norm:
-            lookup = layers.LayerNorm(name='infused_norm')(lookup)
+            lookup = layers.LayerNorm(epsilon=self.norm_epsilon, name='infused_norm')(lookup)
 
         hidden = round(self.lookup_mlp_ratio * lookup.shape[-1])
         y = norm(name='lookup_mlp_norm')(lookup)
-        y = layers.MLP(hidden, self.dropout, self.dtype, name='lookup_mlp')(y, train=train)
+        mlp = layers.MLP(hidden, self.dropout, self.dtype, gelu=self.gelu, name='lookup_mlp')
+        y = mlp(y, train=train)
         return compressed, lookup + layers.DropPath()(y, drop_rate, train=train)

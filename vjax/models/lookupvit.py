@@ -65,8 +65,8 @@ class LookupEncoder(layers.Encoder):
             for x in streams
         )
         compressed, lookup = self.scan(self.make_block('blocks'), streams, train)
-        compressed = layers.LayerNorm(name='compressed_norm')(compressed)
-        lookup = layers.LayerNorm(name='norm')(lookup)
+        norm = functools.partial(layers.LayerNorm, epsilon=self.norm_epsilon)
+        compressed, lookup = norm(name='compressed_norm')(compressed), norm(name='norm')(lookup)
         self.sow('intermediates', 'compressed_tokens', compressed)
         self.sow('intermediates', 'tokens', lookup)
         return compressed, lookup
@@ -215,22 +215,23 @@ class LookupViT(LookupModel, ViT):
         *,
         train: bool = False,
         grid: tuple[int, ...] | None = None,
-    ) -> Float[Array, 'batch classes']:
+        features: bool = False,
+    ) -> Float[Array, 'batch classes'] | Float[Array, 'batch tokens dim']:
         """Logits (float32) of images with values in [-1, 1].
 
         Args:
           image: Images, or clips of a single frame.
           train: Whether dropout and stochastic depth are at work.
           grid: The compressed grid (height, width), None for the field's.
+          features: The final compressed tokens instead.
 
         Raises:
           UserError: the image's size, the grid or the fields do not fit; see `check`.
         """
         grid = tuple(grid or self.grid)
         self.check(image.shape[1:], grid)
-        return self.classify(
-            self.make_encoder(name='encoder')(self.embed(image), grid, train=train)
-        )
+        streams = self.make_encoder(name='encoder')(self.embed(image), grid, train=train)
+        return streams[0] if features else self.classify(streams)
 
     @nn.nowrap
     def lookup_grid(self, input_shape: tuple[int, ...]) -> dict[str, int]:
@@ -262,13 +263,15 @@ class LookupViViT(LookupModel, ViViT):
         *,
         train: bool = False,
         grid: tuple[int, ...] | None = None,
-    ) -> Float[Array, 'batch classes']:
+        features: bool = False,
+    ) -> Float[Array, 'batch classes'] | Float[Array, 'batch tokens dim']:
         """Logits (float32) of videos with values in [-1, 1].
 
         Args:
           video: Clips.
           train: Whether dropout and stochastic depth are at work.
           grid: The compressed grid, (height, width) or (time, height, width); None for the field's.
+          features: The final tokens instead: the compressed ones, or those of the temporal encoder.
 
         Raises:
           UserError: the video's shape, the grid or the fields do not fit; see `check`.
@@ -277,7 +280,8 @@ class LookupViViT(LookupModel, ViViT):
         self.check(video.shape[1:], grid)
         tokens = self.embed(video)
         if self.attention == 'spacetime':
-            return self.classify(self.make_encoder(name='encoder')(tokens, grid, train=train))
+            streams = self.make_encoder(name='encoder')(tokens, grid, train=train)
+            return streams[0] if features else self.classify(streams)
 
         encoder = self.make_spatial_encoder()
 
@@ -288,8 +292,11 @@ class LookupViViT(LookupModel, ViViT):
             return compressed if self.temporal_input == 'compressed' else (compressed + lookup) / 2
 
         encode = FactorisedEncoder(spatial, self.make_temporal_encoder())
+        encoded = encode(tokens, train=train, pooled=not features)
+        if features:
+            return encoded
         head = layers.Head(self.num_classes, self.representation_size, self.head_bias, name='head')
-        return head(encode(tokens, train=train))
+        return head(encoded)
 
     @nn.nowrap
     def check(self, input_shape: tuple[int, ...], grid: tuple[int, ...] | None = None) -> None:

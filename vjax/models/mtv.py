@@ -71,7 +71,7 @@ class MTV(nn.Module):
       positions, position_grid: Kind of position embeddings, and the grids (time, height, width), one
         for each view, that they and the tokens of an index of time are made for where the clips have
         others; see `positions.PositionEmbedding`.
-      remat, unroll, dtype: How it is computed; see `layers.Encoder`.
+      remat, unroll, dtype, gelu, norm_epsilon: How it is computed; see `layers.Encoder`.
     """
 
     num_classes: int
@@ -101,12 +101,20 @@ class MTV(nn.Module):
     remat: str = 'none'
     unroll: int | bool = 1
     dtype: str = 'float32'
+    gelu: str = 'tanh'
+    norm_epsilon: float = 1e-6
 
     @nn.compact
     def __call__(
-        self, video: Float[Array, 'batch time height width channels'], *, train: bool = False
-    ) -> Float[Array, 'batch classes']:
+        self,
+        video: Float[Array, 'batch time height width channels'],
+        *,
+        train: bool = False,
+        features: bool = False,
+    ) -> Float[Array, 'batch classes'] | Float[Array, 'batch tokens dim']:
         """Logits (float32) of videos with values in [-1, 1].
+
+        With `features` the global encoder's final tokens instead.
 
         Raises:
           UserError: the video's shape or the fields do not fit; see `check`.
@@ -135,8 +143,11 @@ class MTV(nn.Module):
             for view, x, time in zip(views, tokens, times, strict=True)
         ]
         merged = constrain_batch(self.merge_views(vectors))
-        representation = self.make_global_encoder(merged.shape[1])(merged, train=train)
-        return layers.Head(self.num_classes, bias_init=self.head_bias, name='head')(representation)
+        encode = self.make_global_encoder(merged.shape[1])
+        encoded = encode(merged, train=train, pooled=not features)
+        if features:
+            return encoded
+        return layers.Head(self.num_classes, bias_init=self.head_bias, name='head')(encoded)
 
     def make_view(self, i: int) -> 'View':
         """The tokeniser and transformer of the i-th view."""
@@ -177,6 +188,7 @@ class MTV(nn.Module):
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             dtype=self.dtype,
+            norm_epsilon=self.norm_epsilon,
             name=f'fusion_{layer}',
         )
 
@@ -335,7 +347,7 @@ class CrossViewAttention(nn.Module):
 
     Attributes:
       num_heads: One for each view.
-      width, descending, dropout, attention_dropout, dtype: As in `MTV`.
+      width, descending, dropout, attention_dropout, dtype, norm_epsilon: As in `MTV`.
     """
 
     num_heads: tuple[int, ...]
@@ -344,6 +356,7 @@ class CrossViewAttention(nn.Module):
     dropout: float
     attention_dropout: float
     dtype: str
+    norm_epsilon: float = 1e-6
 
     @nn.compact
     def __call__(
@@ -353,9 +366,8 @@ class CrossViewAttention(nn.Module):
         *,
         train: bool,
     ) -> list[Float[Array, 'slices _ _']]:
-        normed = [
-            layers.LayerNorm(dtype=self.dtype, name=f'norm_{i}')(x) for i, x in enumerate(tokens)
-        ]
+        norm = functools.partial(layers.LayerNorm, epsilon=self.norm_epsilon, dtype=self.dtype)
+        normed = [norm(name=f'norm_{i}')(x) for i, x in enumerate(tokens)]
         fused = list(tokens)
         for i in range(len(tokens) - 1):
             query, key = (i, i + 1) if self.descending else (i + 1, i)

@@ -153,7 +153,8 @@ class FusedBlock(layers.EncoderBlock, kw_only=True):
     """x + TokenFuser(block(TokenLearner(x)), x): a block that works on learned tokens.
 
     Attributes:
-      num_heads, mlp_dim, dropout, attention_dropout, dtype, attention: As in `layers.EncoderBlock`.
+      num_heads, mlp_dim, dropout, attention_dropout, dtype, gelu, norm_epsilon, attention: As in
+        `layers.EncoderBlock`.
       grid: The tokens' grid, (height, width) or (time, height, width).
       learner, fuser: Make the TokenLearner and the TokenFuser.
     """

@@ -26,7 +26,7 @@ class ViT(nn.Module):
       dropout, attention_dropout, stochastic_depth: Rates, when training.
       positions, position_grid: Kind of position embeddings, and the grid that they are made for where
         the images have another; see `positions.PositionEmbedding`.
-      remat, unroll, dtype: How it is computed.
+      remat, unroll, dtype, gelu, norm_epsilon: How it is computed.
     """
 
     num_classes: int
@@ -46,20 +46,31 @@ class ViT(nn.Module):
     remat: str = 'none'
     unroll: int | bool = 1
     dtype: str = 'float32'
+    gelu: str = 'tanh'
+    norm_epsilon: float = 1e-6
 
     @nn.compact
     def __call__(
-        self, image: Float[Array, 'batch *frame height width channels'], *, train: bool = False
-    ) -> Float[Array, 'batch classes']:
+        self,
+        image: Float[Array, 'batch *frame height width channels'],
+        *,
+        train: bool = False,
+        features: bool = False,
+    ) -> Float[Array, 'batch classes'] | Float[Array, 'batch tokens dim']:
         """Logits (float32) of images with values in [-1, 1]; a clip of a single frame is an image too.
+
+        With `features` the encoder's final tokens instead.
 
         Raises:
           UserError: the image's size or the fields do not fit; see `check`.
         """
         self.check(image.shape[1:])
-        representation = self.make_encoder(name='encoder')(self.embed(image), train=train)
+        encode = self.make_encoder(name='encoder')
+        encoded = encode(self.embed(image), train=train, pooled=not features)
+        if features:
+            return encoded
         head = layers.Head(self.num_classes, self.representation_size, self.head_bias, name='head')
-        return head(representation)
+        return head(encoded)
 
     def embed(
         self, image: Float[Array, 'batch *frame height width channels']

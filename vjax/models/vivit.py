@@ -59,7 +59,7 @@ class ViViT(nn.Module):
         and its Model 3 ignores stochastic depth.)
       positions, position_grid: Kind of position embeddings, and the grid (time, height, width) that
         they are made for where the clips have another; see `positions.PositionEmbedding`.
-      remat, unroll, dtype: How it is computed; see `layers.Encoder`.
+      remat, unroll, dtype, gelu, norm_epsilon: How it is computed; see `layers.Encoder`.
     """
 
     num_classes: int
@@ -87,12 +87,21 @@ class ViViT(nn.Module):
     remat: str = 'none'
     unroll: int | bool = 1
     dtype: str = 'float32'
+    gelu: str = 'tanh'
+    norm_epsilon: float = 1e-6
 
     @nn.compact
     def __call__(
-        self, video: Float[Array, 'batch time height width channels'], *, train: bool = False
-    ) -> Float[Array, 'batch classes']:
+        self,
+        video: Float[Array, 'batch time height width channels'],
+        *,
+        train: bool = False,
+        features: bool = False,
+    ) -> Float[Array, 'batch classes'] | Float[Array, 'batch tokens dim']:
         """Logits (float32) of videos with values in [-1, 1].
+
+        With `features` the final tokens instead: those of the last encoder, which Model 2 has for each
+        index of time and `average_pool` takes the mean of.
 
         Raises:
           UserError: the video's shape or the fields do not fit; see `check`.
@@ -120,8 +129,11 @@ class ViViT(nn.Module):
                 encode = self.make_encoder(block=block, name='encoder')
             case 'average_pool':  # Tab. 2
                 encode = FactorisedEncoder(self.make_spatial_encoder(), mean_over_time)
+        encoded = encode(tokens, train=train, pooled=not features)
+        if features:
+            return encoded
         head = layers.Head(self.num_classes, self.representation_size, self.head_bias, name='head')
-        return head(encode(tokens, train=train))
+        return head(encoded)
 
     def embed(
         self, video: Float[Array, 'batch time height width channels']
@@ -268,8 +280,9 @@ class FactorisedEncoder(nn.Module):
 
     Attributes:
       spatial: Any image encoder: Float['batch height width dim'] -> Float['batch dim'].
-      temporal: Any sequence encoder: Float['batch time dim'] -> Float['batch dim']. Both take a
-        keyword `train`; their parameters stay those of the module that made them.
+      temporal: Any sequence encoder: Float['batch time dim'] -> Float['batch dim'], or to all its tokens
+        unless `pooled`. Both take a keyword `train`; their parameters stay those of the module that
+        made them.
     """
 
     spatial: Callable
@@ -277,28 +290,33 @@ class FactorisedEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, 'batch time height width dim'], *, train: bool
-    ) -> Float[Array, 'batch dim']:
+        self,
+        tokens: Float[Array, 'batch time height width dim'],
+        *,
+        train: bool,
+        pooled: bool = True,
+    ) -> Float[Array, 'batch dim'] | Float[Array, 'batch tokens dim']:
         batch = tokens.shape[0]
         frames = constrain_batch(einops.rearrange(tokens, 'b t h w d -> (b t) h w d'))
         frames = self.spatial(frames, train=train)
         frames = constrain_batch(einops.rearrange(frames, '(b t) d -> b t d', b=batch))
-        return self.temporal(frames, train=train)
+        return self.temporal(frames, train=train, pooled=pooled)
 
 
 def mean_over_time(
-    frames: Float[Array, 'batch time dim'], *, train: bool
-) -> Float[Array, 'batch dim']:
+    frames: Float[Array, 'batch time dim'], *, train: bool, pooled: bool = True
+) -> Float[Array, 'batch dim'] | Float[Array, 'batch time dim']:
     """The temporal 'encoder' of the average-pool baseline (Tab. 2)."""
     del train
-    return frames.mean(axis=1)
+    return frames.mean(axis=1) if pooled else frames
 
 
 class FactorisedSelfAttentionBlock(nn.Module):
     """Model 3's block (section 3.3.3): attention within each place, within each frame, then an MLP.
 
     Attributes:
-      num_heads, mlp_dim, dropout, attention_dropout, dtype: As in `layers.EncoderBlock`.
+      num_heads, mlp_dim, dropout, attention_dropout, dtype, gelu, norm_epsilon: As in
+        `layers.EncoderBlock`.
       time: Number of frames in the tokens.
       order: 'time_space' or 'space_time'.
     """
@@ -310,6 +328,8 @@ class FactorisedSelfAttentionBlock(nn.Module):
     dropout: float = 0.0
     attention_dropout: float = 0.0
     dtype: str = 'float32'
+    gelu: str = 'tanh'
+    norm_epsilon: float = 1e-6
 
     @nn.compact
     def __call__(
@@ -320,9 +340,10 @@ class FactorisedSelfAttentionBlock(nn.Module):
         train: bool,
     ) -> Float[Array, 'batch tokens dim']:
         batch = x.shape[0]
+        norm = functools.partial(layers.LayerNorm, epsilon=self.norm_epsilon, dtype=self.dtype)
         for axis in self.order.split('_'):
             apart = '(b s) t d' if axis == 'time' else '(b t) s d'
-            y = layers.LayerNorm(dtype=self.dtype, name=f'{axis}_norm')(x)
+            y = norm(name=f'{axis}_norm')(x)
             y = constrain_batch(einops.rearrange(y, f'b (t s) d -> {apart}', t=self.time))
             y = layers.Attention(
                 self.num_heads, self.attention_dropout, self.dtype, name=f'{axis}_attention'
@@ -331,8 +352,9 @@ class FactorisedSelfAttentionBlock(nn.Module):
             y = nn.Dropout(self.dropout)(constrain_batch(y), deterministic=not train)
             x = x + layers.DropPath()(y, drop_rate, train=train)
 
-        y = layers.LayerNorm(dtype=self.dtype, name='mlp_norm')(x)
-        y = layers.MLP(self.mlp_dim, self.dropout, self.dtype, name='mlp')(y, train=train)
+        y = norm(name='mlp_norm')(x)
+        mlp = layers.MLP(self.mlp_dim, self.dropout, self.dtype, gelu=self.gelu, name='mlp')
+        y = mlp(y, train=train)
         return x + layers.DropPath()(y, drop_rate, train=train)
 
 
