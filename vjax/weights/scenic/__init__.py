@@ -10,13 +10,13 @@ import itertools
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from vjax import models
 from vjax.errors import UserError
 from vjax.models import costs
 from vjax.weights.scenic import mtv, names, token_learner, vivit
+from vjax.weights.trees import flatten, unflatten
 
 FAMILIES = (vivit, token_learner, mtv)
 
@@ -41,6 +41,41 @@ def model(module: str, constructor: Mapping[str, Any]) -> Any:
     if left:
         raise UserError(f'arguments of {module} without a counterpart in vjax: {", ".join(left)}')
     return models.build(fields.pop('model', family.MODULES[module]), **fields)
+
+
+def infer(flat: Mapping[str, np.ndarray], like: Any) -> Any:
+    """The vjax model whose parameters are `flat`.
+
+    Sizes and kinds follow from names and shapes; what they leave open is as in `like`, a vjax model of
+    any kind, or as in Scenic's published configs if it is of another.
+
+    Args:
+      flat: Scenic's parameters, of which only shapes are read.
+      like: The model that is to be loaded.
+
+    Raises:
+      UserError: they are of no model that vjax knows, or a leaf that tells a size is missing.
+    """
+    if any(name.startswith('embedding_view') for name in flat):
+        return mtv.infer(flat, like)
+    if any(name.startswith('Transformer/TokenLearnerModule') for name in flat):
+        return token_learner.infer(flat, like)
+    if 'embedding/kernel' in flat:
+        return vivit.infer(flat, like)
+    modules = sorted({name.split('/')[0] for name in flat})
+    shown = ', '.join(modules[:6]) + (', ...' if len(modules) > 6 else '')
+    raise UserError(
+        f'no ViT, ViViT, MTV or TokenLearner of Scenic consists of {shown or "nothing"}'
+    )
+
+
+def leaf_names(flat: Mapping[str, np.ndarray], model: Any) -> set[str]:
+    """The names in Scenic of all parameters of a model; the size of its input is taken from `flat`."""
+    family = _family(model)
+    table = family.names(model)
+    shapes = flatten(costs.param_shapes(model, family.input_shape(flat, model)))
+    found = (names.find(table, path) for path in shapes)
+    return set(itertools.chain.from_iterable([x] if isinstance(x, str) else x for x in found))
 
 
 def params(flat: Mapping[str, np.ndarray], model: Any) -> dict:
@@ -92,24 +127,6 @@ def flat_params(params: Mapping, model: Any) -> dict[str, np.ndarray]:
         parts = {name: leaf} if isinstance(name, str) else zip(name, leaf, strict=True)
         flat |= {part: np.asarray(array) for part, array in dict(parts).items()}
     return flat
-
-
-def flatten(tree: Any) -> dict[str, Any]:
-    """Nested dicts -> {'a/b/c': leaf}."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
-
-
-def unflatten(flat: Mapping[str, Any]) -> dict:
-    """{'a/b/c': leaf} -> nested dicts."""
-    tree = {}
-    for path, leaf in flat.items():
-        *parents, last = path.split('/')
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree
 
 
 def _family(model: Any) -> Any:

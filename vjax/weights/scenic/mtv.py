@@ -1,21 +1,26 @@
 """Scenic's MTV: arguments of its constructor, names of its parameters."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from vjax import models
 from vjax.errors import UserError
 from vjax.weights.scenic.names import (
     BLOCK,
     HEAD,
     Names,
     common_fields,
+    encoder_sizes,
+    head_sizes,
     input_channels,
     position_rows,
+    shape,
 )
-from vjax.weights.scenic.vivit import embedding_fields, encoder_names
+from vjax.weights.scenic.vivit import embedding_fields, encoder_names, infer_classifier
 
 MODULES = {'scenic.projects.mtv.model.MTV': 'mtv'}
 CLASSES = ('MTV',)
@@ -85,6 +90,98 @@ def _global_encoder(config: Mapping[str, Any]) -> dict:
         raise UserError(f'global_encoder_config.{min(left)} has no counterpart in vjax')
     # Merged along channels the width is the sum of the views', whatever hidden_size says.
     return fields | ({'global_width': hidden_size} if fields['merge'] == 'time' else {})
+
+
+def infer(flat: Mapping[str, np.ndarray], like: Any) -> Any:
+    """The MTV whose parameters are `flat`.
+
+    Args:
+      flat: Scenic's parameters.
+      like: A vjax model of any kind. An MTV decides what views of equal sizes do not tell about fusion:
+        its order, the width of its attention, and at which layers a bottleneck is among the tokens.
+
+    Raises:
+      UserError: a leaf that tells a size is missing, or has not the axes that it should have.
+    """
+    count = len({name.split('/')[0] for name in flat if name.startswith('embedding_view')})
+    kernels = [shape(flat, f'embedding_view{i}/kernel', 5) for i in range(count)]
+    blocks = [_view_blocks(flat, i) for i in range(count)]
+    # All layers of a view are of one size.
+    queries = [shape(flat, f'{view[0][0]}/query/kernel', 3) for view in blocks]
+    hidden = [shape(flat, f'{view[0][1]}/Dense_0/kernel', 2) for view in blocks]
+    fields = {
+        'num_classes': head_sizes(flat)['num_classes'],
+        'widths': tuple(kernel[4] for kernel in kernels),
+        'depths': tuple(map(len, blocks)),
+        'num_heads': tuple(query[1] for query in queries),
+        'mlp_dims': tuple(size[1] for size in hidden),
+        'tubelets': tuple(kernel[:3] for kernel in kernels),
+        'classifier': infer_classifier(flat, 'cls_global'),
+    }
+    sizes = encoder_sizes(flat, 'global_encoder')
+    fields |= {f'global_{name}': size for name, size in sizes.items()}
+    linear = 'global_encoder_linear_view0/kernel'
+    over_time = linear in flat
+    fields['merge'] = 'time' if over_time else 'channel'
+    fields['global_width'] = shape(flat, linear, 2)[1] if over_time else 0
+    return models.build('mtv', **fields | _infer_fusion(flat, fields, like))
+
+
+def _view_blocks(flat: Mapping[str, np.ndarray], view: int) -> list[tuple[str, str]]:
+    """The names of attention and MLP in each layer of a view."""
+    ends = {f'/msa_view{view}': f'/mlp_view{view}'}
+    ends[f'_view{view}/MultiHeadDotProductAttention_0'] = f'_view{view}/MlpBlock_0'
+    found = {}
+    for name in flat:
+        module = name.removesuffix('/query/kernel')
+        end = next((end for end in ends if module.endswith(end)), None)
+        if module != name and end and module.startswith(f'{_ENCODER}/'):
+            block = module.removesuffix(end)
+            found[block] = (module, block + ends[end])
+    if not found:
+        raise UserError(f'{_ENCODER} has no blocks for embedding_view{view}')
+    return list(found.values())
+
+
+def _infer_fusion(flat: Mapping[str, np.ndarray], fields: Mapping[str, Any], like: Any) -> dict:
+    """The fields of the fusion; what it makes no use of, or does not tell, is as in `like`."""
+    widths, depths, heads = (fields[name] for name in ('widths', 'depths', 'num_heads'))
+    told = ('fusion_layers', 'cross_view_width', 'fuse_in_descending_order', 'bottleneck_tokens')
+    found = {name: getattr(like, name) for name in told if hasattr(like, name)}
+    theirs = getattr(like, 'fusion', 'none')
+    if len(widths) == 1:
+        return found | {'fusion': theirs}
+    attention = (
+        rf'{_ENCODER}/cross_view_encoderblock_(\d+)/cross_attention_view(\d+)_(\d+)/query/kernel'
+    )
+    pairs = [tuple(map(int, m.groups())) for m in map(re.compile(attention).fullmatch, flat) if m]
+    if pairs:
+        found['fusion'] = 'cross_view_attention'
+        found['fusion_layers'] = tuple(sorted({layer for layer, _, _ in pairs}))
+        found['fuse_in_descending_order'] = pairs[0][1] < pairs[0][2]
+        fits = dict.fromkeys(('query', 'key'), True)
+        for layer, query, key in pairs:
+            name = f'{_ENCODER}/cross_view_encoderblock_{layer}/cross_attention_view{query}_{key}'
+            sizes = shape(flat, f'{name}/query/bias', 2)
+            for kind, view in (('query', query), ('key', key)):
+                known = view < len(widths)
+                fits[kind] &= known and sizes == (heads[view], widths[view] // heads[view])
+        if fits['query'] != fits['key']:
+            found['cross_view_width'] = 'query' if fits['query'] else 'key'
+        return found
+    if 'bottleneck' not in flat:
+        return found | {'fusion': 'none'}
+    _, _, tokens, width = shape(flat, 'bottleneck', 4)
+    found |= {'fusion': 'bottleneck', 'bottleneck_tokens': tokens}
+    if widths[0] != widths[-1]:
+        found['fuse_in_descending_order'] = width == widths[-1]
+    linear = rf'{_ENCODER}/bottleneck_linear_(\d+)_view\d+/kernel'
+    seen = {int(m[1]) for m in map(re.compile(linear).fullmatch, flat) if m}
+    # Where it comes in the width of all views that are left, the bottleneck leaves no trace.
+    untold = set(found.get('fusion_layers', ()) if theirs == 'bottleneck' else ())
+    views = list(zip(widths, depths, strict=True))
+    untold = {layer for layer in untold if len({w for w, d in views if layer < d}) == 1}
+    return found | {'fusion_layers': tuple(sorted(seen | untold))}
 
 
 def names(model: Any) -> Names:

@@ -4,6 +4,7 @@ A table maps names in vjax, of modules or leaves, to names in Scenic. Where vjax
 leading axis, the value is the list of Scenic's names, one for each place on it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,70 @@ def find(table: Names, path: str) -> str | list[str]:
         prefix = prefix.rpartition('/')[0]
     suffix, scenic = path.removeprefix(prefix), table[prefix]
     return scenic + suffix if isinstance(scenic, str) else [name + suffix for name in scenic]
+
+
+def linen(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Names whose modules are numbered together, `LayerNorm_2`, as they are in Linen: `LayerNorm_1`.
+
+    Flax before Linen counted all modules within one, Linen counts each kind by itself. Names that are
+    in order already stay what they are.
+    """
+    numbers = {}
+    for name in flat:
+        for parent, kind, number in _numbered(name):
+            numbers.setdefault((parent, kind), set()).add(number)
+    renamed = {}
+    for name, leaf in flat.items():
+        parts = name.split('/')
+        for parent, kind, number in _numbered(name):
+            depth = parent.count('/')
+            parts[depth] = f'{kind}_{sorted(numbers[parent, kind]).index(number)}'
+        renamed['/'.join(parts)] = leaf
+    return renamed
+
+
+def _numbered(name: str) -> list[tuple[str, str, int]]:
+    """The path before each numbered module in a name, its kind and its number."""
+    pattern = r'(?<![^/])(LayerNorm|MultiHeadDotProductAttention|MlpBlock|Dense)_(\d+)(?![^/])'
+    return [(name[: m.start()], m[1], int(m[2])) for m in re.finditer(pattern, name)]
+
+
+def shape(flat: Mapping[str, Any], name: str, rank: int) -> tuple[int, ...]:
+    """The shape of Scenic's leaf `name`.
+
+    Raises:
+      UserError: it is missing, or has not that many axes, or none of some axis.
+    """
+    found = np.shape(flat.get(name, ()))
+    if len(found) != rank or not all(found):
+        what = found if name in flat else 'missing'
+        raise UserError(f'{name} should have {rank} axes, and is {what}')
+    return found
+
+
+def encoder_sizes(
+    flat: Mapping[str, Any],
+    transformer: str,
+    attention: str = 'MultiHeadDotProductAttention_0',
+    mlp: str = 'MlpBlock_0',
+) -> dict[str, int]:
+    """Depth, number of heads and width of the MLPs of an encoder, as fields of a model."""
+    prefix = f'{transformer}/encoderblock_'
+    blocks = {name[len(prefix) :].split('/')[0] for name in flat if name.startswith(prefix)}
+    return {
+        'depth': len(blocks),
+        'num_heads': shape(flat, f'{prefix}0/{attention}/query/kernel', 3)[1],
+        'mlp_dim': shape(flat, f'{prefix}0/{mlp}/Dense_0/kernel', 2)[1],
+    }
+
+
+def head_sizes(flat: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes of the head, as fields of a model; of a single class where there is no head."""
+    logits, before = 'output_projection/kernel', 'pre_logits/kernel'
+    return {
+        'num_classes': shape(flat, logits, 2)[1] if logits in flat else 1,
+        'representation_size': shape(flat, before, 2)[1] if before in flat else 0,
+    }
 
 
 def common_fields(left: dict[str, Any]) -> dict[str, Any]:

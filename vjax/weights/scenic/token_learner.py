@@ -5,12 +5,25 @@ One class, whose `tokenizer.type` says whether it is a plain ViT ('patch'), one 
 is a plain ViT or ViViT as well.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from vjax import models
 from vjax.errors import UserError
 from vjax.models.token_learner import learner_layer
 from vjax.weights.scenic import vivit
-from vjax.weights.scenic.names import BLOCK, Names, common_fields, stacked, under
+from vjax.weights.scenic.names import (
+    BLOCK,
+    Names,
+    common_fields,
+    encoder_sizes,
+    head_sizes,
+    shape,
+    stacked,
+    under,
+)
 
 MODULES = {'scenic.projects.token_learner.model.TokenLearnerViT': 'token_learner'}
 CLASSES = ('TokenLearnerViT', 'TokenLearnerViViT')
@@ -71,6 +84,55 @@ def fields(module: str, left: dict[str, Any]) -> dict[str, Any]:
     if kind == 'patch' or learner['location'] >= fields['depth']:
         return {**fields, 'model': _WITHOUT_LEARNER[name]}
     return {**fields, **learner, 'model': name}
+
+
+def infer(flat: Mapping[str, np.ndarray], like: Any) -> Any:
+    """The model with TokenLearner whose parameters are `flat`.
+
+    Args:
+      flat: Scenic's parameters.
+      like: A vjax model of any kind. Without TokenFuser it decides before which layer TokenLearner is,
+        and with version 1.0 how it pools; Scenic's defaults hold if it has no TokenLearner.
+
+    Raises:
+      UserError: a leaf that tells a size is missing, or has not the axes that it should have.
+    """
+    fields = {
+        **head_sizes(flat),
+        **encoder_sizes(flat, 'Transformer'),
+        'classifier': vivit.infer_classifier(flat),
+    }
+    first = next(module for module, _ in _LEARNERS.values() if _count(flat, module))
+    fields['version'] = next(key for key, (module, _) in _LEARNERS.items() if module == first)
+    if fields['version'] == '1.0':
+        fields['learned_tokens'] = shape(flat, f'Transformer/{first}_0/Conv_0/kernel', 4)[3]
+        fields['pooling'] = getattr(like, 'pooling', 'sum')
+    else:
+        hidden, tokens = shape(flat, f'Transformer/{first}_0/token_masking/Dense_1/kernel', 2)
+        fields |= {'learned_tokens': tokens, 'bottleneck': hidden}
+    fusers = _count(flat, 'TokenFuser')
+    fields['fuser'] = bool(fusers)
+    if fusers:
+        scores = shape(flat, 'Transformer/TokenFuser_0/token_masking/Dense_1/kernel', 2)
+        fields |= {'bottleneck': scores[0], 'location': fields['depth'] - fusers}
+        # There are two ways to say the same layer.
+        if fields['location'] == fields['depth'] * 3 // 4 and getattr(like, 'location', -1) == -1:
+            fields['location'] = -1
+    else:
+        location = getattr(like, 'location', -1)
+        fields['location'] = location if location < fields['depth'] else -1
+        fields.setdefault('bottleneck', getattr(like, 'bottleneck', 64))
+    if vivit.is_of_images(flat, like):
+        *patch, _, width = shape(flat, 'embedding/kernel', 4)
+        return models.build('token_learner', width=width, patch=patch, **fields)
+    fields |= vivit.infer_embedding(flat, like) | vivit.unused_fields(like)
+    return models.build('token_learner_video', **fields)
+
+
+def _count(flat: Mapping[str, np.ndarray], module: str) -> int:
+    """How many modules of that kind are in the encoder."""
+    prefix = f'Transformer/{module}_'
+    return len({name.split('/')[1] for name in flat if name.startswith(prefix)})
 
 
 def names(model: Any) -> Names:

@@ -1,11 +1,13 @@
 """Scenic's ViT and ViViT: arguments of their constructors, names of their parameters."""
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from vjax import models
 from vjax.errors import UserError
 from vjax.weights.scenic.names import (
     BLOCK,
@@ -13,8 +15,11 @@ from vjax.weights.scenic.names import (
     POOL,
     Names,
     common_fields,
+    encoder_sizes,
+    head_sizes,
     input_channels,
     position_rows,
+    shape,
     stacked,
     under,
 )
@@ -102,6 +107,119 @@ def _attention(config: Mapping[str, Any]) -> dict:
     return {
         'attention': _ATTENTIONS[kind],
         'attention_order': config.get('attention_order', 'time_space'),
+    }
+
+
+def infer_vit(flat: Mapping[str, np.ndarray]) -> Any:
+    """The ViT whose parameters are `flat`, numerics and all else that shapes do not tell as in Scenic.
+
+    Raises:
+      UserError: a leaf that tells a size is missing, or has not the axes that it should have.
+    """
+    *patch, _, width = shape(flat, 'embedding/kernel', 4)
+    return models.build(
+        'vit',
+        **head_sizes(flat),
+        **encoder_sizes(flat, 'Transformer'),
+        width=width,
+        patch=patch,
+        classifier=infer_classifier(flat),
+    )
+
+
+def infer_classifier(flat: Mapping[str, np.ndarray], class_token: str = 'cls') -> str:
+    """What a head looks at."""
+    if class_token in flat:
+        return 'token'
+    return 'map' if 'MAPHead_0/probe' in flat else 'gap'
+
+
+def infer(flat: Mapping[str, np.ndarray], like: Any) -> Any:
+    """The ViT or ViViT whose parameters are `flat`.
+
+    Args:
+      flat: Scenic's parameters.
+      like: A vjax model of any kind, which decides what parameters do not tell: whether blocks of ViT
+        are those of Model 1 or 4, what comes first in Model 3, how many frames are sampled.
+
+    Raises:
+      UserError: a leaf that tells a size is missing, or has not the axes that it should have.
+    """
+    if is_of_images(flat, like):
+        return infer_vit(flat)
+    fields = {**unused_fields(like), **infer_embedding(flat, like), **head_sizes(flat)}
+    if any(name.startswith('SpatialTransformer/') for name in flat):
+        fields |= {
+            'attention': 'average_pool',
+            'classifier': infer_classifier(flat, 'cls_SpatialTransformer'),
+            **encoder_sizes(flat, 'SpatialTransformer'),
+        }
+        if any(name.startswith('TemporalTransformer/') for name in flat):
+            fields['attention'] = 'factorised_encoder'
+            for name, size in encoder_sizes(flat, 'TemporalTransformer').items():
+                same = name != 'depth' and size == fields[name]
+                # There are two ways to say that it is as in the spatial encoder.
+                fields[f'temporal_{name}'] = 0 if same and not _says(like, name, size) else size
+        return models.build('vivit', **fields)
+    if _has_model_3(flat):
+        attention, mlp = 'MultiHeadDotProductAttention_space', 'MlpBlock'
+        fields |= encoder_sizes(flat, 'Transformer', attention, mlp)
+        fields['attention'] = 'factorised_self_attention'
+    else:
+        fields |= encoder_sizes(flat, 'Transformer')
+        halves = getattr(like, 'attention', '') == 'factorised_dot_product' and 'cls' not in flat
+        fields['attention'] = 'factorised_dot_product' if halves else 'spacetime'
+    return models.build('vivit', **fields, classifier=infer_classifier(flat))
+
+
+def unused_fields(like: Any) -> dict[str, Any]:
+    """The fields of a ViViT that some kinds of attention make no use of, as `like` has them."""
+    unused = ('attention_order', 'temporal_depth', 'temporal_num_heads', 'temporal_mlp_dim')
+    return {name: getattr(like, name) for name in unused if hasattr(like, name)}
+
+
+def _says(like: Any, name: str, size: int) -> bool:
+    return getattr(like, f'temporal_{name}', 0) == size
+
+
+def _has_model_3(flat: Mapping[str, np.ndarray]) -> bool:
+    return any('/LayerNorm_time/' in name for name in flat)
+
+
+def is_of_images(flat: Mapping[str, np.ndarray], like: Any) -> bool:
+    """Whether the embedding, and all else, is that of an image model.
+
+    A video model that samples frames embeds images, too. If `like` is one, positions decide, where
+    nothing else does: those of an image are taken to be of a square grid, unless `like` says with
+    `position_grid` that the same number is its own.
+    """
+    if len(np.shape(flat.get('embedding/kernel', ()))) != 4:
+        return False
+    if any(name.startswith('SpatialTransformer/') for name in flat) or _has_model_3(flat):
+        return False
+    if getattr(like, 'embedding', '') != 'uniform_frames':
+        return True
+    rows = position_rows(flat, 'Transformer', has_class_token='cls' in flat)
+    grid = like.position_grid
+    return math.isqrt(rows) ** 2 == rows and not (grid and math.prod(grid) == rows)
+
+
+def infer_embedding(flat: Mapping[str, np.ndarray], like: Any) -> dict:
+    """Width, and the fields of section 3.2, of a video model."""
+    if len(np.shape(flat.get('embedding/kernel', ()))) != 4:
+        *tubelet, _, width = shape(flat, 'embedding/kernel', 5)
+        return {'width': width, 'tubelet': tubelet}
+    *patch, _, width = shape(flat, 'embedding/kernel', 4)
+    frames = getattr(like, 'num_sampled_frames', 0)
+    has_class_token = 'cls_TemporalTransformer' in flat
+    steps = position_rows(flat, 'TemporalTransformer', has_class_token=has_class_token)
+    if 'TemporalTransformer/posembed_input/pos_embedding' in flat and steps - frames not in (0, 1):
+        frames = steps  # They may be one more than were asked for: see `uniform_frames`.
+    return {
+        'width': width,
+        'tubelet': (1, *patch),
+        'embedding': 'uniform_frames',
+        'num_sampled_frames': frames or 1,
     }
 
 
