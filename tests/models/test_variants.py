@@ -62,10 +62,10 @@ def test_an_unknown_size_of_a_view():
 
 
 @pytest.mark.parametrize('size', variants.SIZES)
-def test_heads_are_64_wide_but_for_h(size):
+def test_heads_are_64_wide_but_for_the_largest(size):
     fields = variants.SIZES[size]
-    assert fields['width'] // fields['num_heads'] == (80 if size == 'H' else 64)
-    assert fields['mlp_dim'] == 4 * fields['width']
+    assert fields['width'] // fields['num_heads'] == {'H': 80, 'g': 88}.get(size, 64)
+    assert fields['mlp_dim'] == (6144 if size == 'g' else 4 * fields['width'])
 
 
 @pytest.mark.parametrize('variant', ['', 'B', 'B/16', 'B/0x2', 'B/16x0', 'B/16x2x2', 'b16x2'])

@@ -39,12 +39,22 @@ def gflops(model: nn.Module, input_shape: tuple[int, ...]) -> float:
       model: A model of this package.
       input_shape: Shape of one example without its batch axis, (time, height, width, channels).
     """
-    model = model.clone(unroll=True, remat='none', dtype='float32')
+    model = _unrolled(model)
     variables = {'params': param_shapes(model, input_shape)}
     batch = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     with jax.default_device(jax.local_devices(backend='cpu')[0]):
         cost = jax.jit(model.apply).lower(variables, batch).cost_analysis()
     return cost['flops'] / 2 / 1e9
+
+
+def _unrolled(model: nn.Module) -> nn.Module:
+    """The model in the form that is counted, its encoder too where that is a model by itself."""
+    nested = {
+        name: _unrolled(value)
+        for name, value in vars(model).items()
+        if isinstance(value, nn.Module) and name != 'parent'
+    }
+    return model.clone(unroll=True, remat='none', dtype='float32', **nested)
 
 
 def matrix_products(model: nn.Module, input_shape: tuple[int, ...]) -> int:

@@ -119,9 +119,17 @@ def check_transformer(model: Any, classifiers: Collection[str]) -> None:
 def check_options(model: Any, classifiers: Collection[str]) -> None:
     """The checks of `check_transformer` that are not about sizes."""
     check_choice('classifier', model.classifier, classifiers)
+    check_choice('positions', model.positions, ('learned', 'factorised', 'sincos'))
+    check_computation(model)
+
+
+def check_computation(model: Any) -> None:
+    """The checks of how a model is computed, and of its rates."""
     check_choice('remat', model.remat, ('none', 'dots', 'full'))
     check_choice('dtype', model.dtype, ('float32', 'bfloat16'))
-    check_choice('positions', model.positions, ('learned', 'factorised', 'sincos'))
+    check_choice('gelu', model.gelu, ('tanh', 'erf'))
+    if not model.norm_epsilon > 0:
+        raise UserError(f'norm_epsilon={model.norm_epsilon} should be above 0, such as 1e-6')
     for name in ('dropout', 'attention_dropout', 'stochastic_depth'):
         if not 0 <= getattr(model, name) < 1:
             raise UserError(f'{name}={getattr(model, name)} is not a rate between 0 and 1')

@@ -1,9 +1,10 @@
 """Model sizes in the papers' own notation: `'B/16'` for images, `'B/16x2'` for videos, and
 `'B/2+S/4+Ti/8'` for several views of a video.
 
-The letter is the size of the transformer (ViT, Tab. 1; ViViT, section 4.1; Ti and S from DeiT), the
-first number the height and width of a patch in pixels, and the number after `x` the depth of a
-tubelet in frames. The result is a dict of fields: `ViViT(num_classes=400, **video('B/16x2'))`.
+The letter is the size of the transformer (ViT, Tab. 1; ViViT, section 4.1; Ti and S from DeiT, g
+from VideoPrism's code), the first number the height and width of a patch in pixels, and the number
+after `x` the depth of a tubelet in frames. The result is a dict of fields:
+`ViViT(num_classes=400, **video('B/16x2'))`.
 """
 
 import re
@@ -16,6 +17,7 @@ SIZES = {
     'B': {'width': 768, 'depth': 12, 'num_heads': 12, 'mlp_dim': 3072},
     'L': {'width': 1024, 'depth': 24, 'num_heads': 16, 'mlp_dim': 4096},
     'H': {'width': 1280, 'depth': 32, 'num_heads': 16, 'mlp_dim': 5120},
+    'g': {'width': 1408, 'depth': 40, 'num_heads': 16, 'mlp_dim': 6144},
 }
 
 

@@ -1,0 +1,62 @@
+"""An image processor's normalisation, folded into the embedding."""
+
+import json
+
+import numpy as np
+import pytest
+
+from vjax.errors import UserError
+from vjax.weights.huggingface import normalisation
+
+IMAGENET = {'image_mean': [0.485, 0.456, 0.406], 'image_std': [0.229, 0.224, 0.225]}
+
+
+@pytest.fixture
+def params():
+    rng = np.random.default_rng(0)
+    return {
+        'embedding/kernel': rng.normal(size=(4, 4, 3, 8)).astype('f'),
+        'embedding/bias': rng.normal(size=8).astype('f'),
+        'encoder/norm/scale': np.ones(8, 'f'),
+    }
+
+
+def embed(params, patch):
+    return np.einsum('hwc,hwcd->d', patch, params['embedding/kernel']) + params['embedding/bias']
+
+
+def write(folder, **content):
+    path = folder / 'preprocessor_config.json'
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    'processor', [IMAGENET, {'do_normalize': False}, {**IMAGENET, 'rescale_factor': 1 / 127.5}]
+)
+def test_the_embedding_is_that_of_the_processors_output(params, processor, tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 256, (4, 4, 3))
+    theirs = pixels * processor.get('rescale_factor', 1 / 255)
+    if processor.get('do_normalize', True):
+        theirs = (theirs - np.array(IMAGENET['image_mean'])) / np.array(IMAGENET['image_std'])
+    folded = normalisation.fold(params, write(tmp_path, **processor))
+    np.testing.assert_allclose(
+        embed(folded, pixels * 2 / 255 - 1), embed(params, theirs), rtol=0, atol=2e-4
+    )
+    assert not np.allclose(folded['embedding/kernel'], params['embedding/kernel'], rtol=0.1)
+
+
+def test_input_in_our_range_needs_no_folding(params, tmp_path):
+    half = {'image_mean': [0.5] * 3, 'image_std': [0.5] * 3}
+    for path in (write(tmp_path, **half), tmp_path / 'absent.json'):
+        for name, array in normalisation.fold(params, path).items():
+            np.testing.assert_array_equal(array, params[name])
+
+
+@pytest.mark.parametrize(
+    'wrong', [{'image_mean': [1, 2]}, {'image_std': 'wide'}, {'image_std': [0.1, 0.0, 0.1]}]
+)
+def test_a_wrong_entry_is_named(params, wrong, tmp_path):
+    (name,) = wrong
+    with pytest.raises(UserError, match=name):
+        normalisation.fold(params, write(tmp_path, **wrong))

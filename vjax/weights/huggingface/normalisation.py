@@ -1,0 +1,65 @@
+"""What an image processor of Hugging Face's does to pixels, as part of the embedding.
+
+vjax's models take values in [-1, 1]. A ViT that was trained with the mean and deviation of ImageNet
+computes the same from them once its embedding has been changed to fit.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from vjax.errors import UserError
+from vjax.weights.huggingface import entries
+
+log = logging.getLogger(__name__)
+
+
+def fold(params: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """The parameters of a model for input in [-1, 1] from those of one for a processor's output.
+
+    Args:
+      params: Flat, with `embedding/kernel` [..., channels, dim] and `embedding/bias`.
+      path: Of preprocessor_config.json; where there is none, the output is taken to be in [-1, 1].
+
+    Raises:
+      UserError: the file is damaged, or its mean and deviation are not those of each channel.
+    """
+    params = dict(params)
+    if not path.exists():
+        return params
+    scale, shift = _as_affine(entries.load(path), params['embedding/kernel'].shape[-2], path)
+    if np.allclose(scale, 1, atol=1e-5) and np.allclose(shift, 0, atol=1e-5):
+        return params
+    log.info('folding the normalisation of %s into the embedding', path)
+    kernel = np.asarray(params['embedding/kernel'], np.float64)
+    moved = (kernel * shift[:, None]).reshape(-1, kernel.shape[-1]).sum(axis=0)
+    params['embedding/kernel'] = (kernel * scale[:, None]).astype(np.float32)
+    params['embedding/bias'] = (params['embedding/bias'] + moved).astype(np.float32)
+    return params
+
+
+def _as_affine(processor: Mapping, channels: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and shift of each channel that make the processor's output of values in [-1, 1]."""
+    scale, shift = np.full(channels, 0.5), np.full(channels, 0.5)  # Of pixels in [0, 1].
+    if processor.get('do_rescale', True):
+        factor = _numbers(processor.get('rescale_factor', 1 / 255), 1, 'rescale_factor', path)
+    else:
+        factor = np.ones(1)
+    scale, shift = scale * factor * 255, shift * factor * 255
+    if processor.get('do_normalize', True):
+        mean = _numbers(processor.get('image_mean', 0.5), channels, 'image_mean', path)
+        deviation = _numbers(processor.get('image_std', 0.5), channels, 'image_std', path)
+        if not np.all(deviation > 0):
+            raise UserError(f'{path}: image_std={deviation.tolist()} should be above 0.')
+        scale, shift = scale / deviation, (shift - mean) / deviation
+    return scale, shift
+
+
+def _numbers(value: object, count: int, name: str, path: Path) -> np.ndarray:
+    """A number, or one for each channel."""
+    try:
+        return np.broadcast_to(np.asarray(value, np.float64), (count,))
+    except (TypeError, ValueError):
+        raise UserError(f'{path}: {name}={value!r} should be {count} numbers.') from None
