@@ -26,10 +26,12 @@ setup(
         'jaxtyping>=0.3',
         'matplotlib>=3.9',
         'ml_collections>=1.1',
+        'ml_dtypes>=0.5',
         'numpy>=2',
         'optax>=0.2.8',
         'orbax-checkpoint>=0.12',
         'pillow>=11',
+        'safetensors>=0.6',
         'scikit-learn>=1.5',  # The digits and photographs of the embedded data set.
         'tensorboard>=2.20',  # clu imports it without declaring it.
         'tensorflow-cpu>=2.20; platform_system == "Linux" and platform_machine == "x86_64"',
@@ -39,7 +41,7 @@ setup(
         'tqdm>=4.66',
     ],
     extras_require={
-        'test': ['beartype', 'hypothesis', 'pytest', 'pytest-xdist', 'ruff'],
+        'test': ['beartype', 'hypothesis', 'msgpack', 'pytest', 'pytest-xdist', 'ruff'],
         'parity': ['torch', 'transformers'],
         'gpu': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],

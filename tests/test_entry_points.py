@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ('train', 'evaluate', 'predict', 'prepare', 'describe', 'demo')
+COMMANDS = ('train', 'evaluate', 'predict', 'prepare', 'describe', 'convert', 'demo')
 CONFIG = '--config=configs/vivit/moving_digits.py'
 
 
@@ -45,6 +45,20 @@ def test_help_shows_how_it_is_called(command):
         ('evaluate', ('--workdir=nowhere', '--views=4'), "views '4'"),
         ('predict', ('--workdir=nowhere', 'video.mp4'), "'nowhere' is no workdir"),
         ('predict', ('--workdir=nowhere',), 'FILE'),
+        ('convert', ('--source=vit', '--checkpoint=x.npz', '--out=unused'), 'needs --config'),
+        ('convert', ('--source=vit', '--checkpoint=x.npz', '--out=unused', CONFIG), 'no such file'),
+        ('convert', ('--source=vjax', '--checkpoint=nowhere', '--out=unused'), 'is no workdir'),
+        (
+            'convert',
+            (
+                '--source=vit',
+                '--checkpoint=x.npz',
+                '--out=unused',
+                CONFIG,
+                '--config.adapt.head=on',
+            ),
+            "head='on' is not one of auto, keep, drop",
+        ),
         ('describe', (CONFIG, '--config.model.num_heads=5'), 'num_heads=5'),
         ('describe', (CONFIG, '--config.model.tubelet=(2,8)'), 'tubelet=(2, 8)'),
         (

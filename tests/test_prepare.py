@@ -19,7 +19,7 @@ from PIL import Image
 from vjax import prepare as prepare_module
 from vjax.data import records, video
 from vjax.errors import UserError
-from vjax.prepare import prepare, read_classes, read_labels
+from vjax.prepare import prepare, read_labels
 
 GOOD = {
     'a.mp4': 'run',
@@ -195,7 +195,7 @@ def test_a_class_list_decides_the_ids(folder, tmp_path):
         prepare(folder, folder / 'good.csv', tmp_path / 'other', 'train', classes=classes)
     classes.write_text('walk\nrun\nwalk\n', encoding='utf-8')
     with pytest.raises(UserError, match="class 'walk' 2 times"):
-        read_classes(classes)
+        records.read_classes(classes)
 
 
 def test_all_rejected_is_an_error_that_leaves_the_list(folder, tmp_path):

@@ -360,7 +360,7 @@ def test_a_run_starts_from_the_weights_of_another(straight, digits, tmp_path, ca
 
 def test_weights_of_another_model_are_refused_by_name(straight, digits, tmp_path):
     config = six_steps(digits, f'init_from={straight}', 'model.mlp_dim=48')
-    with pytest.raises(UserError, match=r"'.*mlp.*' is of shape .* there and of shape"):
+    with pytest.raises(UserError, match='mlp_dim=32 there and 48 here'):
         train(config, tmp_path)
 
 

@@ -22,9 +22,10 @@ import errno
 import logging
 import os
 import pathlib
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from absl import flags
 from ml_collections import config_dict, config_flags
@@ -109,6 +110,33 @@ def add_run_config(parser: argparse.ArgumentParser) -> None:
         "Any key of the run's config is set by --config.KEY=VALUE, where the parameters stay the same: "
         '--config.model.grid="(5, 5)".'
     )
+
+
+def add_classes(parser: argparse.ArgumentParser) -> None:
+    """Adds `--classes`, whose value is for `class_files`."""
+    parser.add_argument(
+        '--classes',
+        action='append',
+        metavar='[HEAD=]FILE',
+        help='class names, one per line, in id order; once for each head if there are several',
+    )
+
+
+def class_files(given: Sequence[str] | None) -> str | dict[str, str] | None:
+    """What --classes gave: one FILE, or HEAD=FILE of several heads; None where it was not given.
+
+    Raises:
+      UserError: several files, and not for each of them whose classes they are.
+    """
+    files = {}
+    for value in given or ():
+        head, file = re.fullmatch(r'(?:(\w+)=)?(.*)', value, re.DOTALL).groups()
+        if head in files:
+            raise UserError(f'--classes {value}: give one file, or one for each head as HEAD=FILE.')
+        files[head] = file
+    if None in files and len(files) > 1:
+        raise UserError(f'--classes={files[None]} does not say whose classes: write HEAD=FILE.')
+    return files.get(None, files) or None
 
 
 def parse_args(

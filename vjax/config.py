@@ -1,8 +1,8 @@
 """What a config is: its argument, its keys, and the checks before anything is built.
 
 A config file defines `get_config(arg) -> ConfigDict`. Every default stands in it; the code that reads
-it has none. The keys are listed once: in `KEYS`, for `clip` and `augment` in the dataclasses that read
-them, for `model` in the model. A config that lacks one or has another is refused.
+it has none. The keys are listed once: in `KEYS`, for `clip`, `augment` and `adapt` in the dataclasses
+that read them, for `model` in the model. A config that lacks one or has another is refused.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from vjax.data import pipeline, records
 from vjax.errors import UserError
 from vjax.models.fields import suggestion
 from vjax.training import losses, optimizer
+from vjax.weights.plan import Adapt
 
 KEYS = {
     '': {
@@ -28,7 +29,9 @@ KEYS = {
         'num_steps': 'optimiser steps; where it is not set, num_epochs counts',
         'num_epochs': 'passes over the training split',
         'batch_size': 'examples in a step, over all devices and hosts',
-        'init_from': 'workdir of a run whose parameters to start from; empty to start from scratch',
+        'init_from': 'workdir of a run, or a file as in vit:B_16.npz, whose parameters to start from; '
+        'empty to start from scratch',
+        'adapt': 'how the parameters of init_from are made to fit',
         'log_every': 'steps between two reports',
         'dataset': 'the prepared data set and its splits',
         'clip': 'how clips are cut from videos',
@@ -111,8 +114,19 @@ RANGES = {
     'checkpoint.keep_best': (0, math.inf),
 }
 
+# Sections whose keys are the fields of a dataclass.
+READERS = {'clip': pipeline.Clip, 'augment': pipeline.Augment, 'adapt': Adapt}
+
 # What may differ when a run is resumed: nothing that a batch, a step or the schedule depends on.
-MAY_CHANGE = ('log_every', 'dataset.path', 'sharding.', 'eval.', 'checkpoint.', 'init_from')
+MAY_CHANGE = (
+    'log_every',
+    'dataset.path',
+    'sharding.',
+    'eval.',
+    'checkpoint.',
+    'init_from',
+    'adapt.',
+)
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> SimpleNamespace:
@@ -174,7 +188,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for section, keys in KEYS.items():
         prefix = f'{section}.' if section else ''
         _check_keys((config[section] if section else config).keys(), keys, prefix)
-    for section, reader in (('clip', pipeline.Clip), ('augment', pipeline.Augment)):
+    for section, reader in READERS.items():
         keys = {field.name: f'see {reader.__module__}' for field in dataclasses.fields(reader)}
         _check_keys(config[section].keys(), keys, f'{section}.')
         reader(**config[section])

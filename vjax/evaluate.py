@@ -58,8 +58,14 @@ def evaluate_run(
     """
     temporal, spatial = configs.parse_views(views)
     run = runs.load_run(workdir, checkpoint, overrides=overrides)
+    runs.check_trained(run, workdir)
     config = run.config
     dataset = records.open_dataset(dataset_path or config.dataset.path)
+    if not run.conversion.get('named_classes', True):
+        raise UserError(
+            f"'{workdir}' was converted from {run.conversion['source']}, which does not name its classes, "
+            'so their order may not be that of the data set; convert it again with --classes=FILE.'
+        )
     if list(dataset.classes.items()) != list(run.classes.items()):
         raise UserError(
             f"the data set '{dataset.path}' has other classes than the run '{workdir}' was trained on "

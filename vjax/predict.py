@@ -54,6 +54,7 @@ def predict(
     """
     views = configs.parse_views(views)
     run = runs.load_run(workdir, checkpoint, overrides=overrides)
+    runs.check_trained(run, workdir)
     classification = configs.classification(run.config, run.classes)
 
     @jax.jit

@@ -232,24 +232,7 @@ def _read_wanted(
     for head in heads:
         if head not in classes:
             raise UserError(f'--classes has no file for {head!r}; write {example}.')
-    return {head: read_classes(classes[head]) for head in heads}
-
-
-def read_classes(path: str | os.PathLike) -> list[str]:
-    """The class names of a file, one per line; raises UserError if there are none or a repeated one."""
-    try:
-        text = pathlib.Path(path).read_text(encoding='utf-8-sig')
-    except OSError as error:
-        raise UserError(f'--classes={path} cannot be read: {error.strerror}.') from error
-    except UnicodeDecodeError as error:
-        raise UserError(f'{path} is not UTF-8 text.') from error
-    names = [line.strip() for line in text.splitlines() if line.strip()]
-    if not names:
-        raise UserError(f'{path} names no classes.')
-    for name, count in collections.Counter(names).items():
-        if count > 1:
-            raise UserError(f'{path} names the class {name!r} {count} times.')
-    return names
+    return {head: records.read_classes(classes[head]) for head in heads}
 
 
 # --- What the output is made from, and what of it is there. ---
@@ -633,19 +616,6 @@ def _writer(path: pathlib.Path, target: pathlib.Path) -> Iterator[Any]:
 # --- Command line. ---
 
 
-def _class_files(given: Sequence[str] | None) -> str | dict[str, str] | None:
-    """What --classes gave: one FILE, or HEAD=FILE of several heads."""
-    files = {}
-    for value in given or ():
-        head, file = re.fullmatch(r'(?:(\w+)=)?(.*)', value, re.DOTALL).groups()
-        if head in files:
-            raise UserError(f'--classes {value}: give one file, or one for each head as HEAD=FILE.')
-        files[head] = file
-    if None in files and len(files) > 1:
-        raise UserError(f'--classes={files[None]} does not say whose classes: write HEAD=FILE.')
-    return files.get(None, files) or None
-
-
 def main(argv: list[str]) -> None:
     """Parses the command line, prepares the split and prints a summary."""
     parser = cli.parser(__doc__)
@@ -663,16 +633,11 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument('--workers', type=int, help='processes; default: one per CPU')
     parser.add_argument('--num_shards', type=int, help='record files; default: one per 64 videos')
-    parser.add_argument(
-        '--classes',
-        action='append',
-        metavar='[HEAD=]FILE',
-        help='class names, one per line, in id order; once for each head if there are several',
-    )
+    cli.add_classes(parser)
     args, _ = cli.parse_args(parser, argv)
 
     start = time.monotonic()
-    dataset = prepare(**vars(args) | {'classes': _class_files(args.classes)})
+    dataset = prepare(**vars(args) | {'classes': cli.class_files(args.classes)})
     seconds = time.monotonic() - start
     split = dataset.splits[args.split]
     print(

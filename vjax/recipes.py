@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from vjax.errors import UserError
 from vjax.models import variants
 
 # Number of classes, and of training videos in the published configs; those for Kinetics-700 leave it
@@ -34,6 +35,14 @@ def base() -> ConfigDict:
             accumulate=1,
             ema=0.0,
             init_from='',
+            adapt=dict(
+                head='auto',
+                class_token=True,
+                tubelet='central_frame',
+                temporal='paper',
+                position_grid=(),
+                allow=(),
+            ),
             log_every=100,
             dataset=dict(
                 path='', num_classes=1, train='train', validation='validation', test='test'
@@ -88,8 +97,60 @@ def model(name: str, **fields: Any) -> ConfigDict:
         position_grid=(),
         remat='none',
         dtype='float32',
+        gelu='tanh',
+        norm_epsilon=1e-6,
     )
     return ConfigDict(dict(name=name) | common | fields)
+
+
+def probe(encoder: ConfigDict, **fields: Any) -> ConfigDict:
+    """`config.model` of an attentive probe of `encoder`, another `config.model`.
+
+    Four blocks (arXiv 2506.09985), which need `num_heads` and `mlp_dim`. The encoder has no classes.
+    """
+    own = dict(depth=4, head_bias=0.0, encoder=encoder.copy_and_resolve_references())
+    config = model('probe', **own | fields)
+    for name in ('positions', 'position_grid'):  # Those of the encoder's tokens are in them.
+        del config[name]
+    del config.encoder.num_classes
+    return config
+
+
+def layer_decay(decay: float, model: ConfigDict) -> tuple[tuple[str, Any], ...]:
+    """Rules for `config.optimizer.learning_rate_scale`: every layer `decay` times the one above it.
+
+    As in BEiT (arXiv 2106.08254), after ELECTRA (arXiv 2003.10555): the classifier has 1, the last of
+    L blocks `decay`, the first `decay ** L`, and below it the embedding, with class tokens and position
+    embeddings, `decay ** (L + 1)`. The temporal encoder of a factorised one continues the count of the
+    spatial one. A norm or pooling after blocks goes with what comes next.
+
+    Args:
+        decay: 0.75 is common; 1 changes nothing.
+        model: `config.model` of a ViT, ViViT or VideoPrism, whose depth no longer changes.
+    """
+    if model.name not in ('vit', 'vivit', 'videoprism'):
+        raise UserError(
+            f"layer_decay knows the layers of 'vit', 'vivit' and 'videoprism', not of '{model.name}'."
+        )
+    names, depths = ['encoder'], [model.depth]
+    if model.name == 'videoprism':
+        names, depths = ['spatial_encoder', 'temporal_encoder'], [model.depth, model.temporal_depth]
+        if model.auxiliary_depth:
+            names, depths = [*names, 'auxiliary_encoder'], [*depths, model.auxiliary_depth]
+    if model.name == 'vivit' and model.attention in ('factorised_encoder', 'average_pool'):
+        names = ['spatial_encoder']
+        if model.attention == 'factorised_encoder':
+            names, depths = [*names, 'temporal_encoder'], [*depths, model.temporal_depth]
+    total = sum(depths)
+    rules = [('embedding/.*|.*/class_token|.*/position_embedding/.*', decay ** (total + 1))]
+    above = total
+    for name, depth in zip(names, depths, strict=True):
+        factors = tuple(decay ** (above - i) for i in range(depth))
+        above -= depth
+        rules.append((f'{name}/blocks/.*', factors))
+        if above:
+            rules.append((f'{name}/.*', decay**above))
+    return (*rules, ('.*', 1.0))
 
 
 def mtv(variant: str, **fields: Any) -> ConfigDict:

@@ -8,13 +8,14 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 import optax
 
 from vjax import cli, models
@@ -64,7 +65,6 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         'settings': dataset.settings,
     }
     workdir = Path(workdir)
-    checkpoints = open_workdir(workdir, config, about)
 
     # --- Model, optimiser, and where their arrays live ---
     model = models.build(**config.model)
@@ -80,6 +80,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
     if any(jax.eval_shape(lambda v=v: runs.init_params(v, config)) != shapes for v in variants):
         raise UserError(f'config.vary={config.vary.to_dict()} changes the shapes of parameters.')
     tx, schedule = optimizer.build(shapes, config.num_steps, **config.optimizer)
+    arrays = {}
+    if config.init_from and not runs.has_checkpoints(workdir):
+        arrays, report = runs.start_from(config, model, shapes, dataset.classes)
+        log.info('starting from the weights of %s, at step 0\n%s', config.init_from, report)
+    checkpoints = open_workdir(workdir, config, about)
     with jax.set_mesh(mesh):
         abstract = abstract_state(
             init_params,
@@ -93,7 +98,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         # --- Resume, or start from weights, or start from scratch: in this order ---
         state = checkpoints.restore_latest(abstract)
         if state is None:
-            state, start_step = start(config, dataset.classes, init_params, tx, shardings), 0
+            state, start_step = start(config, arrays, init_params, tx, shardings), 0
             owes_evaluation = False
         else:
             start_step = int(jax.device_get(state.step))
@@ -238,6 +243,11 @@ def open_workdir(
     )
     if checkpoints.steps:
         saved = runs.read_about(workdir)
+        if 'conversion' in saved:
+            raise UserError(
+                f"'{workdir}' holds converted weights, no run to go on with: choose another --workdir, "
+                f'and start from them with --config.init_from={workdir}.'
+            )
         changed = configs.differences(saved['config'], about['config'])
         changed += [key for key in ('classes', 'fingerprint') if saved[key] != about[key]]
         if changed:
@@ -252,23 +262,18 @@ def open_workdir(
 
 def start(
     config: ml_collections.ConfigDict,
-    classes: Mapping[str, Sequence[str]],
+    arrays: Mapping[str, np.ndarray],
     init_params: Callable[[], Any],
     tx: optax.GradientTransformation,
     shardings: State,
 ) -> State:
-    """The state before the first step: from `config.init_from` where it is set, else from scratch."""
+    """The state before the first step: fresh but for the parameters of `arrays`, by path."""
     params = jax.jit(init_params, out_shardings=shardings.params)()
-    if config.init_from:
-        params, left = runs.start_from(config.init_from, params, classes)
-        log.info('starting from the weights of %s, at step 0', config.init_from)
-        if left:
-            log.info('left at initialisation: %s', ', '.join(left))
-    else:
+    if not config.init_from:
         log.info('starting from scratch')
     return jax.jit(
         lambda params: init_state(params, tx, ema=config.ema > 0), out_shardings=shardings
-    )(params)
+    )(runs.overlay(params, arrays))
 
 
 def raise_if_not_finite(report: dict[str, jax.Array], checkpoints: Checkpoints) -> None:

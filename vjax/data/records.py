@@ -16,6 +16,7 @@ with `group_size:1,uncompressed`: any record can be read alone, and JPEG does no
 A split exists once `dataset.json` names it, which is the last thing that is written.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -150,6 +151,23 @@ def classes_by_head(
     """What `plain_classes` was made from."""
     heads = plain if isinstance(plain, Mapping) else {'label': plain}
     return {head: tuple(names) for head, names in heads.items()}
+
+
+def read_classes(path: str | os.PathLike) -> list[str]:
+    """The class names of a file, one per line; raises UserError if there are none or a repeated one."""
+    try:
+        text = pathlib.Path(path).read_text(encoding='utf-8-sig')
+    except OSError as error:
+        raise UserError(f'--classes={path} cannot be read: {error.strerror}.') from error
+    except UnicodeDecodeError as error:
+        raise UserError(f'{path} is not UTF-8 text.') from error
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if not names:
+        raise UserError(f'{path} names no classes.')
+    for name, count in collections.Counter(names).items():
+        if count > 1:
+            raise UserError(f'{path} names the class {name!r} {count} times.')
+    return names
 
 
 def count_classes(classes: Mapping[str, Sequence[str]]) -> str:

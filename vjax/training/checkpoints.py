@@ -110,6 +110,19 @@ class Checkpoints:
             custom_metadata={'about': dict(about)},
         )
 
+    def save_model(self, params: Any) -> None:
+        """Saves parameters alone, as those of step 0: a start for other runs, which resumes none.
+
+        Raises:
+            UserError: they could not be written.
+        """
+        items = {'model': {'params': params, 'ema': None}}
+        self._guard(
+            self._checkpointer.save_checkpointables,
+            0,
+            {**items, **_with_suffix(_checksums(items))},
+        )
+
     def load_model(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
         """`{'params': ..., 'ema': ...}` of a step, in the shapes and shardings of `abstract`.
 

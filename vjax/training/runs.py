@@ -1,28 +1,28 @@
-"""Reading back what a run left: its config, its classes and its parameters."""
+"""Reading back what a run left, or a conversion: its config, its classes and its parameters."""
 
 import json
 import logging
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from vjax import config as configs
-from vjax import models
+from vjax import models, weights
 from vjax.data.records import classes_by_head
 from vjax.errors import UserError
 from vjax.override import override
-from vjax.training import reporting, sharding
+from vjax.training import reporting
 from vjax.training.checkpoints import Checkpoints, DamagedCheckpoint
 from vjax.training.rules import path_name
 
 log = logging.getLogger(__name__)
 
-# What `write_about` leaves in config.json.
+# What `write_about` leaves in config.json; after a conversion, `conversion` as well.
 ABOUT = frozenset({'config', 'classes', 'fingerprint', 'settings'})
 
 
@@ -36,6 +36,8 @@ class Run(NamedTuple):
         model: the model.
         params: its parameters; their moving average where the run kept one.
         step: the finished steps of the checkpoint.
+        conversion: where somebody else's parameters are from: `source`, `named_classes`, and `report`, what
+            became of each. Empty where the run was trained.
     """
 
     config: ml_collections.ConfigDict
@@ -44,6 +46,7 @@ class Run(NamedTuple):
     model: Any
     params: Any
     step: int
+    conversion: Mapping[str, Any]
 
 
 def write_about(workdir: Path, about: dict[str, Any]) -> None:
@@ -72,10 +75,37 @@ def read_about(workdir: str | Path) -> dict[str, Any]:
         raise UserError(f"cannot read '{path}': {error}.") from None
 
 
+def load_config(workdir: str | Path, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """The config of a run, with overrides '--config.KEY=VALUE'.
+
+    Raises:
+        UserError: the workdir holds no run, or one of another version, or an override does not fit.
+    """
+    config = ml_collections.ConfigDict(_tuples(read_about(workdir)['config']))
+    _check(config, f"the run '{workdir}' was made by another version of vjax")
+    if overrides:
+        config = override(config, overrides)
+        _check(config, ' '.join(overrides))
+    return config
+
+
 def init_params(model: Any, config: ml_collections.ConfigDict) -> Any:
     """Fresh parameters for clips of `config`'s shape; traceable, so that `eval_shape` gives shapes."""
     clip = jnp.zeros((1, *configs.clip_shape(config)))
     return model.init(jax.random.key(config.seed), clip)['params']
+
+
+def fresh_params(
+    model: Any, config: ml_collections.ConfigDict, paths: Collection[str]
+) -> dict[str, np.ndarray]:
+    """Those of `init_params` that are at the given paths, on the host; the others are not computed."""
+
+    @jax.jit
+    def some():
+        flat = weights.flatten(init_params(model, config))
+        return {path: flat[path] for path in paths}
+
+    return jax.device_get(some())
 
 
 def load_run(
@@ -94,15 +124,12 @@ def load_run(
         UserError: the workdir holds no such checkpoint, or only damaged ones, or an override does not
             fit.
     """
-    about = read_about(workdir)
-    trained = ml_collections.ConfigDict(_tuples(about['config']))
-    _check(trained, f"the run '{workdir}' was made by another version of vjax")
+    about, trained = read_about(workdir), load_config(workdir)
     model = models.build(**trained.model)
     shapes = jax.eval_shape(lambda: init_params(model, trained))
     config = trained
     if overrides:
-        config = override(trained, overrides)
-        _check(config, ' '.join(overrides))
+        config = load_config(workdir, overrides)
         model = models.build(**config.model)
         if jax.eval_shape(lambda: init_params(model, trained)) != shapes:
             raise UserError(
@@ -126,7 +153,8 @@ def load_run(
                 continue
             params = loaded['ema'] if trained.ema else loaded['params']
             classes = classes_by_head(about['classes'])
-            return Run(config, classes, about['settings'], model, params, step)
+            conversion = about.get('conversion', {})
+            return Run(config, classes, about['settings'], model, params, step, conversion)
     finally:
         checkpoints.close()
     raise UserError(f"no checkpoint of '{workdir}' could be read (tried steps {steps}).")
@@ -167,51 +195,81 @@ def _candidates(checkpoints: Checkpoints, workdir: str | Path, which: str) -> li
     return [int(which)]
 
 
-def start_from(
-    workdir: str | Path, params: Any, classes: Mapping[str, Sequence[str]]
-) -> tuple[Any, list[str]]:
-    """Parameters of another run for a model of the shapes `params`, and what was left as it was.
-
-    The classifier's logits are left out where the classes differ; every other difference is an
-    error.
-
-    Args:
-        workdir: of the run to start from; its latest checkpoint is taken.
-        params: the new model's fresh parameters, on their mesh.
-        classes: the new model's classes by head; others of the same number are others, too.
-
-    Returns:
-        The parameters, and the paths of those that were not loaded.
+def check_trained(run: Run, workdir: str | Path) -> None:
+    """Refuses a model of which a part is left at its initialisation: its accuracy would be chance.
 
     Raises:
-        UserError: the models differ in more than their classifier.
+        UserError: the parameters were converted, and not all of them were loaded.
     """
-    mesh = jax.tree.leaves(params)[0].sharding.mesh
-    source = load_run(workdir, where=sharding.replicated(mesh))
-    given = {
-        path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(source.params)
-    }
-    left = []
-    same_classes = list(source.classes.items()) == list(classes.items())
+    left = list(run.conversion.get('report', {}).get('left', ()))
+    if left:
+        more = ', ...' if len(left) > 3 else ''
+        raise UserError(
+            f"'{workdir}' is no trained model: {len(left)} of its parameters were left at their "
+            f'initialisation when it was converted from {run.conversion["source"]} '
+            f'({", ".join(sorted(left)[:3])}{more}); train it first, with '
+            f'--config.init_from={workdir}, or convert with --config.adapt.head=keep if it is the '
+            'classifier that you want.'
+        )
+
+
+def has_checkpoints(workdir: str | Path) -> bool:
+    """Whether there is something in a workdir to resume."""
+    return any((Path(workdir) / 'checkpoints').glob('[0-9]*'))
+
+
+def read_sources(name: str, model: Any) -> Sequence[weights.Source]:
+    """The models that 'runs/digits' or 'vit:B_16.npz' names; see `weights.read`.
+
+    Raises:
+        UserError: there is no such run or file, or it is damaged.
+    """
+    if weights.split_name(name)[0]:
+        return weights.read(name, model)
+    run = load_run(name)
+    named = run.conversion.get('named_classes', True)
+    params = weights.flatten(jax.device_get(run.params))
+    return (weights.Source(name, run.model, params, run.classes if named else None),)
+
+
+def start_from(
+    config: ml_collections.ConfigDict,
+    model: Any,
+    shapes: Any,
+    classes: Mapping[str, Sequence[str]],
+) -> tuple[dict[str, np.ndarray], weights.Report]:
+    """The parameters that `config.init_from` gives a model, and what became of each.
+
+    Args:
+        config: the new run's; `config.adapt` says how they are made to fit.
+        model: the new run's model.
+        shapes: of its parameters.
+        classes: its classes by head; the classifier is left out where the source has others.
+
+    Returns:
+        Arrays by path; the paths that are missing keep their initialisation.
+
+    Raises:
+        UserError: the models differ in more than a plan makes up for.
+    """
+    sources = read_sources(config.init_from, model)
+    how = weights.Adapt(**config.adapt)
+    return weights.adapt(
+        sources,
+        model,
+        weights.flatten(shapes),
+        configs.clip_shape(config),
+        how,
+        classes,
+        fresh=lambda path: fresh_params(model, config, [path])[path],
+    )
+
+
+def overlay(params: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The parameters with those of `arrays`, by path, in place of the fresh ones."""
 
     def choose(path, fresh):
-        name = path_name(path)
-        found = given.pop(name, None)
-        if found is not None and not same_classes and re.fullmatch('head/(.*/)?logits/.*', name):
-            left.append(name)
-            return fresh
-        if found is not None and found.shape == fresh.shape:
-            return jax.device_put(found, fresh.sharding)
-        shape = 'absent' if found is None else f'of shape {found.shape}'
-        raise UserError(
-            f"config.init_from='{workdir}' does not fit this model: '{name}' is {shape} there and of "
-            f'shape {fresh.shape} here.'
-        )
+        array = arrays.get(path_name(path))
+        return fresh if array is None else jax.device_put(array, fresh.sharding)
 
-    params = jax.tree_util.tree_map_with_path(choose, params)
-    if given:
-        raise UserError(
-            f"config.init_from='{workdir}' has parameters that this model lacks: "
-            f'{", ".join(sorted(given)[:5])}.'
-        )
-    return params, left
+    return jax.tree_util.tree_map_with_path(choose, params)

@@ -1,0 +1,172 @@
+"""Conversion end to end: from a checkpoint to a workdir that is evaluated, asked and started from."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from vjax import cli, models, weights
+from vjax.convert import convert, main
+from vjax.data import records
+from vjax.errors import UserError
+from vjax.evaluate import evaluate_run
+from vjax.models import costs
+from vjax.predict import predict
+from vjax.train import train
+from vjax.training import runs
+from vjax.weights import scenic
+
+CONFIG = 'configs/vivit/moving_digits.py:tiny'
+IMAGE = {'width': 16, 'depth': 2, 'num_heads': 2, 'mlp_dim': 32, 'patch': (8, 8)}
+MOTIONS = ['down', 'grow', 'left', 'right', 'shrink', 'up']
+
+
+def config(digits, *overrides):
+    overrides = [f'--config.dataset.path={digits}', *(f'--config.{o}' for o in overrides)]
+    return cli.load_config(CONFIG, overrides)
+
+
+@pytest.fixture(scope='module')
+def trained(digits, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('trained')
+    train(config(digits, 'optimizer.learning_rate=0.01'), workdir)
+    return workdir
+
+
+@pytest.fixture(scope='module')
+def image_file(tmp_path_factory):
+    """An image ViT as an .npz file in the layout of vision_transformer, with ten classes."""
+    path = tmp_path_factory.mktemp('image') / 'ViT.npz'
+    model = models.build('vit', num_classes=10, **IMAGE)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype('f'),
+        costs.param_shapes(model, (32, 32, 3)),
+    )
+    flat = scenic.flat_params(params, model)
+    np.savez(path, **{name.replace('output_projection', 'head'): x for name, x in flat.items()})
+    return path
+
+
+def test_a_converted_run_is_the_run(trained, tmp_path):
+    report = convert(str(trained), tmp_path / 'out')
+    run, converted = runs.load_run(trained), runs.load_run(tmp_path / 'out')
+    jax.tree.map(np.testing.assert_array_equal, run.params, converted.params)
+    assert (len(report.loaded), report.changed, report.left, report.unused) == (
+        len(jax.tree.leaves(run.params)),
+        {},
+        {},
+        {},
+    )
+    assert converted.classes == run.classes
+    scores, again = evaluate_run(trained), evaluate_run(tmp_path / 'out')
+    assert [again[key] for key in ('top1', 'loss', 'num_videos')] == [
+        scores[key] for key in ('top1', 'loss', 'num_videos')
+    ]
+    [answer] = predict(tmp_path / 'out', [next((Path(trained) / '..').resolve().rglob('*.mp4'))])
+    assert {entry['label'] for entry in answer['top']} <= set(MOTIONS)
+
+
+def test_training_goes_on_from_an_image_model(image_file, digits, tmp_path):
+    settings = config(digits, f'init_from=vit:{image_file}', 'optimizer.learning_rate=0.0')
+    train(settings, tmp_path)
+    params = weights.flatten(runs.load_run(tmp_path).params)
+    with np.load(image_file) as stored:
+        np.testing.assert_array_equal(
+            params['spatial_encoder/norm/scale'], stored['Transformer/encoder_norm/scale']
+        )
+        kernel = params['embedding/kernel']
+        np.testing.assert_array_equal(kernel[1], stored['embedding/kernel'])
+    assert not np.any(kernel[0])
+    assert not np.any(params['head/logits/kernel'])
+
+
+def test_a_conversion_left_without_classifier_is_not_evaluated_but_started_from(
+    image_file, digits, tmp_path
+):
+    out = tmp_path / 'out'
+    report = convert(f'vit:{image_file}', out, config=config(digits))
+    assert 'head/logits/kernel' in report.left
+    for use in (lambda: evaluate_run(out), lambda: next(predict(out, ['video.mp4']))):
+        with pytest.raises(UserError, match='left at their initialisation'):
+            use()
+    with pytest.raises(UserError, match=r'choose another --workdir.*--config.init_from='):
+        train(config(digits), out)
+    train(config(digits, f'init_from={out}', 'optimizer.learning_rate=0.0'), tmp_path / 'run')
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        runs.load_run(out).params,
+        runs.load_run(tmp_path / 'run').params,
+    )
+
+
+def scenic_file(folder, model):
+    """A checkpoint file of Scenic's for the model, and the parameters in it."""
+    import flax.serialization
+
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype('f'),
+        costs.param_shapes(model, (4, 32, 32, 3)),
+    )
+    flat = scenic.flat_params(params, model)
+    state = {'optimizer': {'target': weights.unflatten(flat), 'state': {'step': 3}}}
+    path = folder / 'checkpoint'
+    path.write_bytes(flax.serialization.msgpack_serialize(state))
+    return path, params
+
+
+@pytest.fixture
+def vivit(digits):
+    return models.build(**config(digits, 'model.num_classes=6').model)
+
+
+def test_a_scenic_checkpoint_is_evaluated_once_its_classes_have_names(vivit, digits, tmp_path):
+    path, params = scenic_file(tmp_path, vivit)
+    convert(f'scenic:{path}', tmp_path / 'unnamed', config=config(digits))
+    with pytest.raises(UserError, match=r'does not name its classes.*--classes=FILE'):
+        evaluate_run(tmp_path / 'unnamed')
+
+    names = tmp_path / 'classes.txt'
+    names.write_text('\n'.join(MOTIONS))
+    arguments = f'--source=scenic --checkpoint={path} --out={tmp_path / "named"} --classes={names}'
+    main([*arguments.split(), f'--config={CONFIG}', f'--config.dataset.path={digits}'])
+    run = runs.load_run(tmp_path / 'named')
+    jax.tree.map(np.testing.assert_array_equal, run.params, params)
+    assert run.classes == {'label': tuple(MOTIONS)} == records.open_dataset(digits).classes
+    assert evaluate_run(tmp_path / 'named')['num_videos'] == 12
+    about = json.loads((tmp_path / 'named' / 'config.json').read_text())
+    assert about['conversion']['source'] == f'scenic:{path}'
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'sentence'),
+    [
+        (('model.num_classes=7',), r'has 6 classes and config.model.num_classes is 7'),
+        (('dataset.num_classes=7',), r'has 6 classes and config.dataset.num_classes is 7'),
+        (('model.temporal_depth=3',), r'temporal_depth'),
+        (('model.depth=1',), r'depth'),
+        (('model.attention=spacetime',), r'spacetime'),
+        (('clip.num_frames=8',), r'frames'),
+    ],
+)
+def test_a_checkpoint_of_another_size_is_refused(vivit, digits, tmp_path, overrides, sentence):
+    path, _ = scenic_file(tmp_path, vivit)
+    with pytest.raises(UserError, match=sentence):
+        convert(f'scenic:{path}', tmp_path / 'out', config=config(digits, *overrides))
+    assert [file.name for file in tmp_path.iterdir()] == ['checkpoint']
+
+
+def test_a_missing_file_leaves_nothing_behind(digits, tmp_path):
+    with pytest.raises(UserError, match='no such file'):
+        train(config(digits, 'init_from=vit:nowhere.npz'), tmp_path / 'run')
+    with pytest.raises(UserError, match='no such file'):
+        convert('vit:nowhere.npz', tmp_path / 'out', config=config(digits))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_folder_is_not_written_over(trained, tmp_path):
+    with pytest.raises(UserError, match='exists already'):
+        convert(str(trained), tmp_path)
