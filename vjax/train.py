@@ -271,6 +271,10 @@ def start(
     params = jax.jit(init_params, out_shardings=shardings.params)()
     if not config.init_from:
         log.info('starting from scratch')
+        if config.optimizer.freeze:
+            log.warning(
+                'what config.optimizer.freeze names stays random: config.init_from is not set'
+            )
     return jax.jit(
         lambda params: init_state(params, tx, ema=config.ema > 0), out_shardings=shardings
     )(runs.overlay(params, arrays))

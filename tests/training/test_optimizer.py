@@ -150,3 +150,74 @@ def test_ema_forgets_the_start_and_then_decays():
     assert float(ema['w']) == pytest.approx(1.0, abs=1e-4)
     one = optimizer.update_ema({'w': jnp.array(0.0)}, {'w': jnp.array(1.0)}, 0.99, jnp.int32(10**6))
     assert float(one['w']) == pytest.approx(0.01, rel=1e-4)
+
+
+# --- Factors for each layer of stacked blocks ---
+
+
+def stacked():
+    """Three layers on a leading axis, and the same three as parameters of their own."""
+    keys = jax.random.split(jax.random.key(1), 4)
+    kernel, bias = jax.random.normal(keys[0], (3, 2, 4)), jax.random.normal(keys[1], (3, 4))
+    layers = [{'kernel': kernel[i], 'bias': bias[i]} for i in range(3)]
+    head = {'kernel': jax.random.normal(keys[2], (4,))}
+    together = {'blocks': {'kernel': kernel, 'bias': bias}, 'head': head}
+    return together, {f'block_{i}': layer for i, layer in enumerate(layers)} | {'head': head}
+
+
+@pytest.mark.parametrize('name', ['sgd', 'adamw'])
+def test_factors_of_stacked_layers_are_those_of_unrolled_ones(name):
+    factors = (0.25, 0.5, 1.0)
+    together, apart = stacked()
+    settings = dict(name=name, weight_decay=(('.*/kernel', 0.3), ('.*', 0.0)), clip_norm=0.5)
+    by_layer = (('blocks/.*', factors), ('.*', 2.0))
+    one_by_one = [(f'block_{i}/.*', factor) for i, factor in enumerate(factors)] + [('.*', 2.0)]
+    results = []
+    for params, scale in ((together, by_layer), (apart, one_by_one)):
+        tx, _ = optimizer.build(
+            params, 100, **SETTINGS | settings | dict(learning_rate_scale=scale)
+        )
+        values, state = params, tx.init(params)
+        for _ in range(4):
+            # The gradient of a quartic: no two steps' are alike.
+            grads = jax.tree.map(lambda p: 0.3 * p**3, values)
+            updates, state = tx.update(grads, state, values)
+            values = optax.apply_updates(values, updates)
+        results.append(values)
+    got, expected = results
+    for i in range(3):
+        for leaf in ('kernel', 'bias'):
+            # The norm that clips sums the same squares in another order.
+            np.testing.assert_allclose(
+                got['blocks'][leaf][i], expected[f'block_{i}'][leaf], rtol=1e-5, atol=1e-7
+            )
+    np.testing.assert_allclose(got['head']['kernel'], expected['head']['kernel'], rtol=1e-5)
+    assert not np.allclose(got['blocks']['kernel'][0], together['blocks']['kernel'][0], atol=1e-3)
+
+
+def test_a_factor_of_zero_stops_a_layer_and_frozen_layers_need_none():
+    together, _ = stacked()
+    scale = (('blocks/kernel', (0.0, 1.0, 0.0)), ('.*', 1.0))
+    tx, _ = optimizer.build(
+        together,
+        100,
+        **SETTINGS | dict(name='adamw', learning_rate_scale=scale, freeze=('blocks/bias',)),
+    )
+    updates, _ = tx.update(together, tx.init(together), together)
+    moved = [bool(np.any(layer)) for layer in updates['blocks']['kernel']]
+    assert moved == [False, True, False]
+    assert not np.any(updates['blocks']['bias'])
+
+
+@pytest.mark.parametrize(
+    ('pattern', 'factors', 'message'),
+    [
+        ('blocks/.*', (0.5, 1.0), r"2 factors to 'blocks/bias', which has 3 layers; give one"),
+        ('head/.*', (1.0, 1.0, 1.0), r"3 factors to 'head/kernel', which has 4 layers"),
+        ('blocks/.*', (), r"0 factors to 'blocks/bias', which has 3 layers"),
+    ],
+)
+def test_another_number_of_factors_than_layers_is_refused(pattern, factors, message):
+    settings = SETTINGS | dict(name='sgd', learning_rate_scale=((pattern, factors), ('.*', 1.0)))
+    with pytest.raises(UserError, match=message):
+        optimizer.build(stacked()[0], 100, **settings)

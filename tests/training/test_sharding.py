@@ -61,6 +61,20 @@ def test_moments_live_where_their_parameters_do():
     assert shardings[0].count.spec == P()
 
 
+@pytest.mark.parametrize('name', ['sgd', 'adamw'])
+def test_frozen_parameters_have_no_moments_to_place(name):
+    mesh = sharding.make_mesh({'data': 8})
+    scale = {'sgd': optax.trace(0.9), 'adamw': optax.scale_by_adam()}[name]
+    labels = {'kernel': 'trained', 'bias': 'frozen'}
+    tx = optax.partition({'trained': scale, 'frozen': optax.set_to_zero()}, labels)
+    state = jax.eval_shape(tx.init, PARAMS)
+    of_params = sharding.parameter_shardings(mesh, [('.*', 'fsdp(data)')], PARAMS)
+    shardings = sharding.optimizer_shardings(mesh, tx, state, of_params)
+    assert jax.tree.structure(shardings) == jax.tree.structure(state)
+    specs = [leaf.spec for leaf in jax.tree.leaves(shardings)]
+    assert specs.count(P(None, 'data')) == {'sgd': 1, 'adamw': 2}[name]
+
+
 def test_a_batch_is_split_over_the_data_axis():
     mesh = sharding.make_mesh({'data': 8})
     array = sharding.to_devices({'x': np.arange(16)}, mesh)['x']

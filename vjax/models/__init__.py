@@ -2,7 +2,8 @@
 
 Every model is a Flax Linen module with plain typed fields. It maps a float video [batch, time,
 height, width, channels] (images: [batch, height, width, channels]) with values in [-1, 1] to float32
-logits [batch, classes], and takes a keyword `train`. Beside that it has `check(input_shape)`, which
+logits [batch, classes], and takes a keyword `train`; with `features=True` it returns its final tokens
+[batch, tokens, dim] instead, for a probe or a search. Beside that it has `check(input_shape)`, which
 raises a UserError when fields or shape do not fit, and `num_tokens(input_shape)`, both for the shape
 of one example without its batch axis. A model of several classifiers for the same classes returns the
 mean of their logits, and sows each one's [heads, batch, classes] in the collection `head_logits`.
@@ -24,13 +25,17 @@ MODELS = {
     'mtv': ('mtv', 'MTV'),
     'lookupvit': ('lookupvit', 'LookupViT'),
     'lookupvivit': ('lookupvit', 'LookupViViT'),
+    'videoprism': ('videoprism', 'VideoPrism'),
+    'probe': ('probe', 'AttentiveProbe'),
 }
 
 
 def build(name: str, **fields: Any) -> Any:
     """The module (flax.linen.Module) called `name` with the given fields.
 
-    Lists become tuples. Nothing is allocated, and sizes are not checked yet: see `check`.
+    Lists become tuples, and a mapping of a name and fields becomes the model that it describes, as
+    another's encoder: without classifier, so that it needs no `num_classes`. Nothing is allocated, and
+    sizes are not checked yet: see `check`.
 
     Raises:
       UserError: the model or a field is unknown, or a field without default is missing.
@@ -57,9 +62,13 @@ def build(name: str, **fields: Any) -> Any:
     ]
     if missing:
         raise UserError(f'the model {name!r} needs the fields {", ".join(missing)}')
-    return cls(**{name: _tuples(value) for name, value in fields.items()})
+    return cls(**{name: _field(value) for name, value in fields.items()})
 
 
-def _tuples(value: Any) -> Any:
-    """Lists as tuples, those within lists too."""
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+def _field(value: Any) -> Any:
+    """Mappings (or what unpacks like one) as models, and lists as tuples, those within lists too."""
+    if hasattr(value, 'keys'):
+        if 'name' not in value:
+            raise UserError(f"an encoder's fields lack its 'name' (models: {', '.join(MODELS)})")
+        return build(**{'num_classes': 1, **value})
+    return tuple(map(_field, value)) if isinstance(value, list | tuple) else value

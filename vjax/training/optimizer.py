@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vjax.errors import UserError
@@ -56,6 +57,28 @@ def _per_leaf(update, values: Any) -> optax.GradientTransformation:
     )
 
 
+def _layer_factors(rule_values: Any, params: Any) -> Any:
+    """Factors of the shape in which they multiply: a number, or one for each layer of stacked blocks.
+
+    Raises:
+        UserError: there is not one factor for each layer.
+    """
+
+    def factor(path, param, value):
+        if not isinstance(value, list | tuple):
+            return value
+        if param.shape[:1] != (len(value),):
+            layers = f'{param.shape[0]} layers' if param.shape else 'no layers'
+            raise UserError(
+                f'config.optimizer.learning_rate_scale gives {len(value)} factors to '
+                f"'{rules.path_name(path)}', which has {layers}; give one factor for each, or a single "
+                'number.'
+            )
+        return np.asarray(value, np.float32).reshape(-1, *(1,) * (len(param.shape) - 1))
+
+    return jax.tree_util.tree_map_with_path(factor, params, rule_values)
+
+
 def build(
     params: Any,
     num_steps: int,
@@ -80,7 +103,7 @@ def build(
     the learning rate only, never to Adam's second moment (Loshchilov & Hutter 2019).
 
     Args:
-        params: the parameters, or their shapes; only paths are read.
+        params: the parameters, or their shapes; only paths and shapes are read.
         num_steps: optimiser steps in the whole run.
         name: `sgd` (momentum, not Nesterov, as in the ViViT paper) or `adamw`.
         learning_rate: peak rate.
@@ -92,7 +115,9 @@ def build(
         b2: second-moment decay of `adamw`.
         clip_norm: largest global gradient norm; 0 does not clip.
         weight_decay: rules giving each parameter its decay rate.
-        learning_rate_scale: rules giving each parameter a factor on the learning rate.
+        learning_rate_scale: rules giving each parameter a factor on the learning rate, or, where
+            blocks are stacked on the leading axis, a tuple with one for each layer. It scales the
+            whole update, decoupled weight decay too, as a group's rate does in other libraries.
         freeze: patterns of parameters that keep their value; each must match at least one.
     """
     schedule = learning_rate_schedule(
@@ -107,6 +132,7 @@ def build(
             raise UserError(f"there is no optimiser '{name}'; choose one of {', '.join(NAMES)}.")
     decay_rates = rules.match(weight_decay, params, 'optimizer.weight_decay')
     factors = rules.match(learning_rate_scale, params, 'optimizer.learning_rate_scale')
+    factors = _layer_factors(factors, params)
     weight_decays = _per_leaf(lambda gradient, param, rate: gradient + rate * param, decay_rates)
     trained = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),

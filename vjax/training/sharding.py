@@ -120,10 +120,12 @@ def optimizer_shardings(
     """Shardings of an optimiser's state: moments like their parameters, everything else replicated."""
     return optax.tree_map_params(
         tx,
-        lambda _, sharding: sharding,
+        # Frozen parameters have no moments, but a place where theirs would be.
+        lambda leaf, sharding: leaf if isinstance(leaf, optax.MaskedNode) else sharding,
         opt_state,
         param_shardings,
         transform_non_params=lambda _: replicated(mesh),
+        is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
     )
 
 

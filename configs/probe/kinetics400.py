@@ -1,0 +1,57 @@
+"""Attentive probe of a frozen ViViT on Kinetics-400: V-JEPA 2's protocol.
+
+    python -m vjax.train --config=configs/probe/kinetics400.py --workdir=runs/probe \
+        --config.init_from=WORKDIR
+
+Arguments:
+    variant: of the encoder, in ViViT's notation.
+    attention: of the encoder, as in configs/vivit/kinetics400.py.
+    tiny: a small model on small clips for two steps, to try the recipe anywhere.
+
+Four blocks of 16 heads on the encoder's final tokens, 20 epochs of AdamW with a batch of 256 and neither
+warm-up nor clipping, half a cosine to zero, are those of the evaluation configs that came with V-JEPA 2
+(Assran et al., arXiv 2506.09985; github.com/facebookresearch/vjepa2). They train a probe for each of the
+learning rates 5e-3, 3e-3, 1e-3, 3e-4, 1e-4 and weight decays 0.01, 0.1, 0.4, 0.8 and report the best
+one; here is one of each, the others are overrides. The protocol's RandAugment and random erasing are not
+here; scale jitter, crops and flips are those of ViViT's recipe, and so are clips of 32 frames. The protocol
+evaluates 8x3 views of Kinetics, and 2x3 of Something-Something. Nobody has run this at full size;
+configs/probe/moving_digits.py is the same in small.
+
+The probe of another model: write its `recipes.model`, or `recipes.mtv`, for the encoder.
+"""
+
+from ml_collections import ConfigDict
+
+from vjax import recipes
+from vjax.config import parse_arg
+from vjax.models import variants
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config; see the module for `arg`."""
+    args = parse_arg(arg, variant='B/16x2', attention='factorised_encoder', tiny=False)
+    pooled = args.attention in ('factorised_self_attention', 'factorised_dot_product')
+    config = recipes.published(
+        'kinetics400', epochs=20, learning_rate=1e-3, batch_size=256, warmup_epochs=0.0
+    )
+    size = variants.video(args.variant)
+    encoder = recipes.model(
+        'vivit',
+        attention=args.attention,
+        **size,
+        temporal_depth=24 if args.variant.startswith('L/') else 4,
+        classifier='gap' if pooled else 'token',
+    )
+    config.model = recipes.probe(encoder, num_heads=16, mlp_dim=4 * size['width'], gelu='erf')
+    config.optimizer.update(
+        name='adamw',
+        b1=0.9,
+        b2=0.999,
+        clip_norm=0.0,
+        weight_decay=(('encoder/.*', 0.0), ('.*/kernel', 0.1), ('.*', 0.0)),
+        freeze=('encoder/.*',),
+    )
+    if args.tiny:
+        small = dict(width=16, depth=2, num_heads=2, mlp_dim=32, temporal_depth=1)
+        recipes.tiny(config, num_heads=2, mlp_dim=32, encoder=small)
+    return config
