@@ -69,7 +69,7 @@ KEYS = {
         'b2': 'of adamw',
         'clip_norm': 'largest norm of the gradient; 0 is off',
         'weight_decay': 'rules (pattern, rate)',
-        'learning_rate_scale': 'rules (pattern, factor)',
+        'learning_rate_scale': 'rules (pattern, factor); a tuple has a factor for each stacked layer',
         'freeze': 'patterns of parameters that are not trained',
     },
     'sharding': {
