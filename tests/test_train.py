@@ -18,7 +18,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from vjax import cli, models
+from vjax import cli, models, weights
 from vjax import config as configs
 from vjax.data import pipeline, records
 from vjax.errors import UserError
@@ -31,6 +31,7 @@ from vjax.training.step import abstract_state, init_state, make_train_step
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / 'configs').rglob('*.py'))
+FAST = ('configs/vivit/moving_digits.py', 'configs/mtv/moving_digits.py')
 
 
 def tiny(dataset, *overrides, arg='tiny'):
@@ -104,7 +105,8 @@ def test_every_config_is_locked_and_describes_a_model(path):
 @pytest.mark.parametrize(
     'path',
     [
-        pytest.param(path, marks=[] if path.stem == 'moving_digits' else pytest.mark.slow)
+        # Each family's training has tests of its own; here one that is fast stands for all.
+        pytest.param(path, marks=[] if str(path) in FAST else pytest.mark.slow)
         for path in CONFIGS
     ],
     ids=str,
@@ -119,43 +121,66 @@ def test_every_tiny_variant_trains_two_steps(path, digits, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('ours', 'theirs', 'fits'),
+    ('ours', 'theirs', 'depth', 'resized'),
     [
         (
             'vivit/something_something_v2.py',
             'vivit/kinetics400.py:variant=L/16x2',
-            ('model.temporal_depth=4', 'model.position_grid=(16, 14, 14)'),
+            ('model.temporal_depth=4',),
+            (
+                'spatial_encoder/position_embedding/table',
+                'temporal_encoder/position_embedding/table',
+            ),
         ),
         (
             'vivit/epic_kitchens.py',
             'vivit/kinetics400.py:variant=L/16x2',
             ('model.temporal_depth=4',),
+            (),
         ),
         *(
             (
                 f'mtv/{dataset}.py',
                 'mtv/kinetics400.py',
-                ('model.position_grid=((4, 14, 14), (8, 14, 14), (16, 14, 14))',),
+                (),
+                (
+                    *(f'view_{i}/class_token/table' for i in range(3)),
+                    'global_encoder/position_embedding/table',
+                ),
             )
             for dataset in ('something_something_v2', 'epic_kitchens')
         ),
     ],
 )
-def test_a_config_starts_from_the_one_that_it_says_with_what_it_says(ours, theirs, fits):
-    def shapes(path, *overrides):
+def test_a_config_starts_from_the_one_that_it_says(ours, theirs, depth, resized):
+    """With nothing of it left but the classifier, and position embeddings resized."""
+
+    def load(path, *overrides):
         config = cli.load_config(f'configs/{path}', [f'--config.{o}' for o in overrides])
-        config.model.num_classes = 1
+        config.model.num_classes = config.dataset.num_classes
         model = models.build(**config.model)
-        params = jax.eval_shape(lambda: runs.init_params(model, config))
-        return jax.tree.map(lambda leaf: leaf.shape, params)
+        shapes = jax.eval_shape(lambda: runs.init_params(model, config))
+        return config, model, weights.flatten(shapes)
 
-    grids = [each for each in fits if 'position_grid' in each]
-    depths = [each for each in fits if 'temporal_depth' in each]
-    assert shapes(ours, *grids) == shapes(theirs, *depths)
-    assert shapes(ours) != shapes(theirs)
+    _, model, shapes = load(theirs, *depth)
+    zeros = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in shapes.items()}
+    source = weights.Source(theirs, model, zeros)
+    config, model, shapes = load(ours)
+    how = weights.Adapt(**config.adapt)
+    arrays, report = weights.adapt([source], model, shapes, configs.clip_shape(config), how)
+    assert report.left.keys() == {'head/logits/kernel', 'head/logits/bias'}
+    assert report.changed.keys() == set(resized)
+    assert arrays.keys() | report.left.keys() == shapes.keys()
 
 
-@pytest.mark.parametrize('attention', ['spacetime', 'factorised_self_attention', 'average_pool'])
+@pytest.mark.parametrize(
+    'attention',
+    [
+        'factorised_self_attention',
+        pytest.param('spacetime', marks=pytest.mark.slow),
+        pytest.param('average_pool', marks=pytest.mark.slow),
+    ],
+)
 def test_every_attention_of_a_config_trains(attention, digits, tmp_path):
     train(tiny(digits, arg=f'tiny,attention={attention}'), tmp_path)
     assert runs.load_run(tmp_path).step == 2
