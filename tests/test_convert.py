@@ -1,6 +1,7 @@
 """Conversion end to end: from a checkpoint to a workdir that is evaluated, asked and started from."""
 
 import json
+import signal
 from pathlib import Path
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from vjax import cli, models, weights
+from vjax import convert as convert_module
 from vjax.convert import convert, main
 from vjax.data import records
 from vjax.errors import UserError
@@ -144,8 +146,8 @@ def test_a_scenic_checkpoint_is_evaluated_once_its_classes_have_names(vivit, dig
 @pytest.mark.parametrize(
     ('overrides', 'sentence'),
     [
-        (('model.num_classes=7',), r'has 6 classes and config.model.num_classes is 7'),
-        (('dataset.num_classes=7',), r'has 6 classes and config.dataset.num_classes is 7'),
+        (('model.num_classes=7',), r'has 6 classes and config.model.num_classes says 7'),
+        (('dataset.num_classes=7',), r'has 6 classes and config.dataset.num_classes says 7'),
         (('model.temporal_depth=3',), r'temporal_depth'),
         (('model.depth=1',), r'depth'),
         (('model.attention=spacetime',), r'spacetime'),
@@ -170,3 +172,53 @@ def test_a_missing_file_leaves_nothing_behind(digits, tmp_path):
 def test_an_existing_folder_is_not_written_over(trained, tmp_path):
     with pytest.raises(UserError, match='exists already'):
         convert(str(trained), tmp_path)
+
+
+def test_what_was_never_trained_stays_so_through_another_conversion(image_file, digits, tmp_path):
+    first = convert(f'vit:{image_file}', tmp_path / 'first', config=config(digits))
+    again = convert(str(tmp_path / 'first'), tmp_path / 'again')
+    assert again.left.keys() == first.left.keys() > {'head/logits/kernel'}
+    with pytest.raises(UserError, match='is no trained model'):
+        evaluate_run(tmp_path / 'again')
+    with pytest.raises(UserError, match='left at their initialisation'):
+        convert(str(tmp_path / 'first'), tmp_path / 'exported', to='huggingface')
+    assert not (tmp_path / 'exported').exists()
+
+
+def test_how_a_run_was_started_does_not_matter_to_its_conversion(trained, digits, tmp_path):
+    dropped = config(digits, f'init_from={trained}', 'adapt.head=drop')
+    train(dropped, tmp_path / 'run')
+    report = convert(str(tmp_path / 'run'), tmp_path / 'out')
+    assert not report.left
+    main(
+        f'--source=vjax --checkpoint={trained} --out={tmp_path / "b"} --config.adapt.head=drop'.split()
+    )
+    assert runs.left_of(runs.load_run(tmp_path / 'b')) == ['head/logits/bias', 'head/logits/kernel']
+
+
+def test_classes_in_another_order_than_the_source_names_them_are_refused(trained, tmp_path):
+    given = {'label': tuple(MOTIONS[::-1])}
+    with pytest.raises(UserError, match="class 0 is 'up' and 'down'"):
+        convert(str(trained), tmp_path / 'out', classes=given)
+
+
+@pytest.mark.parametrize(
+    ('options', 'sentence'),
+    [({'to': 'huggingfac'}, 'is not one of vjax, huggingface'), ({}, 'needs a config')],
+)
+def test_the_function_checks_what_the_command_does(tmp_path, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        convert('vit:x.npz', tmp_path / 'out', **options)
+
+
+def test_an_interrupted_conversion_leaves_nothing(trained, tmp_path, monkeypatch):
+    def write_and_interrupt(*args):
+        write(*args)
+        signal.raise_signal(signal.SIGINT)
+
+    write = convert_module.write_workdir
+    monkeypatch.setattr(convert_module, 'write_workdir', write_and_interrupt)
+    with pytest.raises(SystemExit) as stop:
+        convert(str(trained), tmp_path / 'out')
+    assert stop.value.code == 130
+    assert not list(tmp_path.iterdir())

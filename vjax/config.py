@@ -191,7 +191,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     for section, reader in READERS.items():
         keys = {field.name: f'see {reader.__module__}' for field in dataclasses.fields(reader)}
         _check_keys(config[section].keys(), keys, f'{section}.')
-        reader(**config[section])
+        try:
+            reader(**config[section])
+        except UserError as error:
+            sentence = (
+                str(error) if str(error).startswith('config.') else f'config.{section}: {error}'
+            )
+            raise UserError(sentence) from None
     for key, (least, most) in RANGES.items():
         value = functools.reduce(operator.getitem, key.split('.'), config)
         # Written so that a NaN is out of every range.

@@ -24,12 +24,14 @@ from typing import Any
 import jax
 import ml_collections
 
-from vjax import cli, models, weights
+from vjax import cli, models, recipes, weights
 from vjax import config as configs
 from vjax.data import records, video
 from vjax.errors import UserError
+from vjax.override import override
 from vjax.training import runs
 from vjax.training.checkpoints import Checkpoints
+from vjax.training.interruption import Interruption
 from vjax.weights import huggingface
 
 TARGETS = ('vjax', 'huggingface')
@@ -61,52 +63,94 @@ def convert(
             counterpart in `to`.
     """
     out = Path(out)
+    if to not in TARGETS:
+        raise UserError(f'to={to!r} is not one of {", ".join(TARGETS)}.')
     if out.exists():
         raise UserError(f"--out='{out}' exists already; name a new folder.")
-    if config is None:
-        config = runs.load_config(name)
+    if config is None and weights.split_name(name)[0]:
+        raise UserError(f'{name} needs a config, of the model to convert to.')
+    config = (config or run_config(name)).copy_and_resolve_references()
     configs.check(config)
-    config = config.copy_and_resolve_references()
-    fields = config.model.to_dict() | {'num_classes': config.model.num_classes or 1}
-    sources = runs.read_sources(name, models.build(**fields))
-    config.model.num_classes = count_classes(sources, config, classes)
-    model = models.build(**config.model)
-
-    shapes = jax.eval_shape(lambda: runs.init_params(model, config))
-    arrays, report = weights.adapt(
-        sources,
-        model,
-        weights.flatten(shapes),
-        configs.clip_shape(config),
-        weights.Adapt(**config.adapt),
-        fresh=lambda path: runs.fresh_params(model, config, [path])[path],
-    )
-    check_classifier(sources, config, report)
-    if report.left:
-        arrays |= runs.fresh_params(model, config, report.left.keys())
-    params = weights.unflatten({path: arrays[path] for path in weights.flatten(shapes)})
-
-    named = classes or sources[0].classes
-    kept = not any(path.startswith('head/') for path in report.left)
-    if not classes and not kept:
-        named = None  # The source's names are not those of a classifier that is left to be trained.
-    if to == 'huggingface':
-        if report.left:
-            raise UserError(
-                f'{len(report.left)} parameters, such as {min(report.left)}, are left at their '
-                'initialisation: train the model before it is written for others.'
-            )
-        shape, short_side = configs.clip_shape(config), config.clip.short_side
-        huggingface.write(out, model, params, named, shape, short_side)
-        return report
-    partial = out.with_name(f'.partial-{out.name}')
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        write_workdir(partial, config, params, named, name, report)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    shape = configs.clip_shape(config)
+    with Interruption() as interruption:
+        fields = config.model.to_dict() | {'num_classes': config.model.num_classes or 1}
+        sources = runs.read_sources(name, models.build(**fields), shape)
+        config.model.num_classes = count_classes(sources, config, classes)
+        model = models.build(**config.model)
+        shapes = weights.flatten(jax.eval_shape(lambda: runs.init_params(model, config)))
+        arrays, report = weights.adapt(
+            sources,
+            model,
+            shapes,
+            shape,
+            weights.Adapt(**config.adapt),
+            fresh=lambda path: runs.fresh_params(model, config, [path])[path],
+        )
+        check_classifier(sources, config, report)
+        named = choose_classes(sources, classes, config, report)
+        arrays |= runs.fresh_params(model, config, report.left.keys()) if report.left else {}
+        params = weights.unflatten({path: arrays[path] for path in shapes})
+        stop_if(interruption)
+        if to == 'huggingface':
+            if report.left:
+                raise UserError(
+                    f'{len(report.left)} parameters, such as {min(report.left)}, are left at their '
+                    'initialisation: train the model before it is written for others.'
+                )
+            huggingface.write(out, model, params, named, shape, config.clip.short_side)
+            return report
+        partial = out.with_name(f'.partial-{out.name}')
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            write_workdir(partial, config, params, named, name, report)
+            stop_if(interruption)
+            partial.rename(out)
+        except OSError as error:
+            raise UserError(f"cannot write --out='{out}': {error.strerror or error}.") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return report
+
+
+def run_config(workdir: str | Path, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """The config of a run, whose `adapt` said what became of the weights that it started from."""
+    config = runs.load_config(workdir)
+    with config.unlocked():
+        config.adapt = recipes.base().adapt
+    if overrides:
+        config = override(config, overrides)
+    return config
+
+
+def stop_if(interruption: Interruption) -> None:
+    """Exits, with nothing written, where a signal came."""
+    if interruption.signal:
+        raise SystemExit(128 + interruption.signal)
+
+
+def choose_classes(
+    sources: Sequence[weights.Source],
+    classes: Mapping[str, Sequence[str]] | None,
+    config: ml_collections.ConfigDict,
+    report: weights.Report,
+) -> Mapping[str, Sequence[str]] | None:
+    """The names of the logits: those given, or the source's where its classifier goes along.
+
+    Raises:
+        UserError: the source names the classes of its classifier, and otherwise or in another order.
+    """
+    known = sources[0].classes
+    kept = not any(path.startswith('head/') for path in report.left)
+    if not (kept and known):
+        return classes
+    same = classes is None or list(classes.items()) == list(known.items())
+    if not same and config.adapt.head != 'keep':
+        raise UserError(
+            f'--classes differs from the classes that {sources[0].name} names '
+            f'({records.first_difference(classes, known)}); leave it away, or insist with '
+            '--config.adapt.head=keep.'
+        )
+    return classes or known
 
 
 def count_classes(
@@ -132,12 +176,12 @@ def count_classes(
         for key, number in others.items():
             if number != found:
                 raise UserError(
-                    f'{sources[0].name} has {found} classes and {key} is {number}: mend it, or leave the '
+                    f'{sources[0].name} has {found} classes and {key} says {number}: mend it, or leave the '
                     'classifier behind with --config.adapt.head=drop.'
                 )
         return found
     if len(set(wanted.values())) > 1:
-        raise UserError(' and '.join(f'{key} is {n}' for key, n in wanted.items()) + '.')
+        raise UserError(' and '.join(f'{key} says {n}' for key, n in wanted.items()) + ' classes.')
     return next(iter(wanted.values()), config.dataset.num_classes)
 
 
@@ -179,7 +223,7 @@ def write_workdir(
 ) -> None:
     """A workdir with parameters alone, which `runs.load_run` reads and no training resumes."""
     with config.unlocked():
-        config.ema, config.init_from = 0.0, ''
+        config.ema, config.init_from, config.adapt = 0.0, '', recipes.base().adapt
     named = classes or {'label': [str(i) for i in range(config.model.num_classes)]}
     workdir.mkdir(parents=True)
     runs.write_about(
@@ -210,6 +254,7 @@ def main(argv: list[str]) -> None:
     """Parses the command line, converts and prints the report."""
     parser = cli.parser(__doc__)
     cli.add_config(parser, required=False)
+    parser.set_defaults(config='')
     parser.add_argument(
         '--source', required=True, choices=('vjax', *weights.SOURCES), help='whose checkpoint it is'
     )
@@ -222,9 +267,8 @@ def main(argv: list[str]) -> None:
     if not args.config and not own:
         raise UserError(f'--source={args.source} needs --config, the model to convert to.')
     name = args.checkpoint if own else f'{args.source}:{args.checkpoint}'
-    config = cli.load_config(args.config, overrides) if args.config else None
-    if overrides and not args.config:
-        config = runs.load_config(name, overrides)
+    load = cli.load_config if args.config else run_config
+    config = load(args.config or name, overrides)
     files = cli.class_files(args.classes)
     classes = None
     if files:

@@ -67,10 +67,11 @@ def evaluate_run(
             'so their order may not be that of the data set; convert it again with --classes=FILE.'
         )
     if list(dataset.classes.items()) != list(run.classes.items()):
+        again = 'convert' if run.conversion else 'prepare'
         raise UserError(
             f"the data set '{dataset.path}' has other classes than the run '{workdir}' was trained on "
-            f'({records.count_classes(dataset.classes)} and {records.count_classes(run.classes)}); '
-            f'prepare it with the same --classes.'
+            f'({records.first_difference(dataset.classes, run.classes)}); {again} it with the same '
+            '--classes.'
         )
     split = split or choose_split(config, dataset)
     if split not in dataset.splits:

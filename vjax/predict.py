@@ -6,6 +6,7 @@ views; so a model sees here what it saw in evaluation.
 
 import itertools
 import json
+import logging
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from vjax.data import pipeline, video
 from vjax.errors import UserError
 from vjax.training import runs
 from vjax.training.step import view_logits
+
+log = logging.getLogger('vjax.predict')  # Not __name__, which is '__main__' under -m.
 
 
 def predict(
@@ -55,6 +58,8 @@ def predict(
     views = configs.parse_views(views)
     run = runs.load_run(workdir, checkpoint, overrides=overrides)
     runs.check_trained(run, workdir)
+    if not run.conversion.get('named_classes', True):
+        log.warning("the classes of '%s' have no names: convert again with --classes=FILE", workdir)
     classification = configs.classification(run.config, run.classes)
 
     @jax.jit

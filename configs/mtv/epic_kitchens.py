@@ -9,8 +9,8 @@ Arguments:
 (300 and 97 classes); top-1 is then the action's. The published file leaves the number of classes
 open, and its reader knows one label only. It switches colour jitter on, too, but there RandAugment
 (3 layers, magnitude 10) takes its place; RandAugment is not here yet, and colours are left alone. It
-starts from an MTV trained on Kinetics (init_from), whose tables of positions, made for 32 frames,
-fit with model.position_grid=((4, 14, 14), (8, 14, 14), (16, 14, 14)); it is evaluated with 4x1 views.
+starts from an MTV trained on Kinetics (init_from), whose tables of positions, made for 32 frames, are
+resized; it is evaluated with 4x1 views.
 """
 
 from ml_collections import ConfigDict

@@ -8,9 +8,8 @@ Arguments:
 48 frames, every one of the video. The published file leaves the number of classes open. It switches
 colour jitter on, too, but there RandAugment (1 layer, magnitude 15) takes its place; RandAugment is
 not here yet, and colours are left alone. It flips left and right: set augment.flip=0 for what is
-common today. It starts from an MTV trained on Kinetics (init_from), whose tables of
-positions, made for 32 frames, fit with model.position_grid=((4, 14, 14), (8, 14, 14), (16, 14, 14));
-it is evaluated with 4x3 views.
+common today. It starts from an MTV trained on Kinetics (init_from), whose tables of positions, made
+for 32 frames, are resized; it is evaluated with 4x3 views.
 """
 
 from ml_collections import ConfigDict

@@ -132,7 +132,26 @@ def test_an_unknown_choice_is_refused():
         dataclasses.replace(HOW, temporal='zero')
 
 
+def test_a_pattern_that_is_no_regular_expression_is_refused():
+    with pytest.raises(UserError, match=r"allow: '\(' is no regular expression"):
+        dataclasses.replace(HOW, allow=('(',))
+
+
+def test_what_was_never_trained_is_left_and_no_error():
+    given = source(vit())
+    del given.params['encoder/norm/scale']
+    given = given._replace(untrained={'encoder/norm/scale': 'never trained'})
+    assert adapt(given, vit())[1].left == {'encoder/norm/scale': 'never trained'}
+
+
+def test_a_misspelt_source_is_no_workdir():
+    assert weights.split_name('vit:a.npz') == ('vit', 'a.npz')
+    assert weights.split_name('gs://bucket/run') == ('', 'gs://bucket/run')
+    with pytest.raises(UserError, match="no source 'scenik'; did you mean 'scenic'"):
+        weights.split_name('scenik:a')
+
+
 def test_the_report_can_be_read():
     report = adapt(source(vit(), CLASSES), vit(num_classes=5), CLASSES)[1]
     assert str(report).splitlines()[0].startswith('loaded as they are: ')
-    assert '  head/* (2): of another shape' in str(report).splitlines()
+    assert '  head/logits/* (2): of another shape' in str(report).splitlines()

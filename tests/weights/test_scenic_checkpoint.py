@@ -492,3 +492,16 @@ def test_the_optimisers_state_takes_no_memory(tmp_path):
     checkpoint.read(path, model)
     assert tracemalloc.get_traced_memory()[1] < 2**22 < path.stat().st_size / 8
     tracemalloc.stop()
+
+
+def test_sampled_frames_whose_tokens_are_as_many_as_an_images(tmp_path):
+    """64 tokens: 8 x 8 of an image, or 4 frames of 4 x 4; the clip that the model is for tells."""
+    fields = {'width': 16, 'depth': 1, 'num_heads': 2, 'mlp_dim': 32, 'classifier': 'gap'}
+    sampled = {**SAMPLED, 'num_sampled_frames': 4}
+    model = models.build('vivit', num_classes=3, **fields, **sampled)
+    clip = (8, 32, 32, 3)
+    flat = scenic.flat_params(zeros(costs.param_shapes(model, clip)), model)
+    path = write(tmp_path / 'file', layout_b(flat))
+    assert type(weights.read(f'scenic:{path}', model)[0].model).__name__ == 'ViT'
+    (source,) = weights.read(f'scenic:{path}', model, clip)
+    same(source.model, model)

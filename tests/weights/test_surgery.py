@@ -227,7 +227,7 @@ class TestTemporalEncoder:
         np.testing.assert_array_equal(
             params[f'temporal_encoder/{name}'], source.params[f'encoder/{name}'][:1]
         )
-        assert report.changed[f'temporal_encoder/{name}'] == 'layers 0 to 0 of 2'
+        assert report.changed[f'temporal_encoder/{name}'] == 'layer 0 of 2'
         assert 'size' in report.left['temporal_encoder/blocks/mlp/up/kernel']
         assert 'temporal_encoder/norm/scale' in report.left
 

@@ -170,6 +170,20 @@ def read_classes(path: str | os.PathLike) -> list[str]:
     return names
 
 
+def first_difference(
+    classes: Mapping[str, Sequence[str]], others: Mapping[str, Sequence[str]]
+) -> str:
+    """What two lists of classes differ in, in words: their numbers, or the first name."""
+    if [len(names) for names in classes.values()] == [len(names) for names in others.values()]:
+        pairs = zip(classes.values(), others.values(), strict=True)
+        for ours, theirs in pairs:
+            for i, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+                if one != other:
+                    return f'class {i} is {one!r} and {other!r}'
+        return f'heads {", ".join(classes)} and {", ".join(others)}'
+    return f'{count_classes(classes)} and {count_classes(others)}'
+
+
 def count_classes(classes: Mapping[str, Sequence[str]]) -> str:
     """How many classes there are, in words: '6 classes', '397 classes (300 noun + 97 verb)'."""
     total = f'{sum(map(len, classes.values()))} classes'

@@ -69,7 +69,7 @@ def read_about(workdir: str | Path) -> dict[str, Any]:
         return about
     except FileNotFoundError:
         raise UserError(
-            f"'{workdir}' is no workdir of a run: it has no config.json; train first, or mend --workdir."
+            f"'{workdir}' is no workdir of a run: it has no config.json; train first, or mend the path."
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read '{path}': {error}.") from None
@@ -201,16 +201,21 @@ def check_trained(run: Run, workdir: str | Path) -> None:
     Raises:
         UserError: the parameters were converted, and not all of them were loaded.
     """
-    left = list(run.conversion.get('report', {}).get('left', ()))
+    left = left_of(run)
     if left:
         more = ', ...' if len(left) > 3 else ''
+        keep = ', or convert with --config.adapt.head=keep if the source has one'
         raise UserError(
             f"'{workdir}' is no trained model: {len(left)} of its parameters were left at their "
             f'initialisation when it was converted from {run.conversion["source"]} '
-            f'({", ".join(sorted(left)[:3])}{more}); train it first, with '
-            f'--config.init_from={workdir}, or convert with --config.adapt.head=keep if it is the '
-            'classifier that you want.'
+            f'({", ".join(left[:3])}{more}); train it first, with --config.init_from={workdir}'
+            f'{keep if all(path.startswith("head/") for path in left) else ""}.'
         )
+
+
+def left_of(run: Run) -> list[str]:
+    """The parameters that a conversion left at their initialisation; none of a run that was trained."""
+    return sorted(run.conversion.get('report', {}).get('left', ()))
 
 
 def has_checkpoints(workdir: str | Path) -> bool:
@@ -218,18 +223,21 @@ def has_checkpoints(workdir: str | Path) -> bool:
     return any((Path(workdir) / 'checkpoints').glob('[0-9]*'))
 
 
-def read_sources(name: str, model: Any) -> Sequence[weights.Source]:
+def read_sources(name: str, model: Any, input_shape: tuple[int, ...]) -> Sequence[weights.Source]:
     """The models that 'runs/digits' or 'vit:B_16.npz' names; see `weights.read`.
 
     Raises:
         UserError: there is no such run or file, or it is damaged.
     """
     if weights.split_name(name)[0]:
-        return weights.read(name, model)
+        return weights.read(name, model, input_shape)
     run = load_run(name)
     named = run.conversion.get('named_classes', True)
+    untrained = dict.fromkeys(left_of(run), f'never trained in {name}')
     params = weights.flatten(jax.device_get(run.params))
-    return (weights.Source(name, run.model, params, run.classes if named else None),)
+    params = {path: leaf for path, leaf in params.items() if path not in untrained}
+    classes = run.classes if named else None
+    return (weights.Source(name, run.model, params, classes, untrained=untrained),)
 
 
 def start_from(
@@ -252,7 +260,7 @@ def start_from(
     Raises:
         UserError: the models differ in more than a plan makes up for.
     """
-    sources = read_sources(config.init_from, model)
+    sources = read_sources(config.init_from, model, configs.clip_shape(config))
     how = weights.Adapt(**config.adapt)
     return weights.adapt(
         sources,

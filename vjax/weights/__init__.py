@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vjax.errors import UserError
+from vjax.models.fields import suggestion
 from vjax.weights.adapt import adapt
 from vjax.weights.plan import Adapt
 from vjax.weights.report import Report
@@ -41,26 +42,39 @@ SOURCES = {
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """'vit:B_16.npz' as ('vit', 'B_16.npz'); ('', name) where it begins with no source."""
+    """'vit:B_16.npz' as ('vit', 'B_16.npz'); ('', name) where it begins with no source.
+
+    Raises:
+      UserError: it begins with what looks like a source misspelt.
+    """
     source, colon, paths = name.partition(':')
-    return (source, paths) if colon and source in SOURCES else ('', name)
+    if colon and source in SOURCES:
+        return source, paths
+    if colon and suggestion(source, SOURCES) and not Path(name).exists():
+        raise UserError(f'{name}: there is no source {source!r}{suggestion(source, SOURCES)}')
+    return '', name
 
 
-def read(name: str, model: Any) -> Sequence[Source]:
+def read(name: str, model: Any, input_shape: tuple[int, ...] | None = None) -> Sequence[Source]:
     """What the files hold that 'vit:Ti.npz,S.npz,B.npz' names: usually one, for MTV one for each view.
 
     Args:
       name: A source, a colon, and one or more paths joined by commas.
       model: The model that is to be loaded; it decides what a file leaves open.
+      input_shape: Of one example for it, without batch axis, where the model samples frames.
 
     Raises:
       UserError: a file is missing, damaged, or not what the source says.
     """
     source, paths = split_name(name)
+    samples = getattr(model, 'embedding', '') == 'uniform_frames'
+    if samples and input_shape and not model.position_grid:
+        # In a file its tokens look like those of an image, if their number is a square.
+        model = model.clone(position_grid=model.token_grid(input_shape))
     reader = importlib.import_module(SOURCES[source])
     found = []
     for path in map(Path, paths.split(',')):
-        if not path.exists():
+        if not path.is_file() and not path.is_dir():
             raise UserError(f'{source}:{path}: there is no such file or folder.')
         found.append(reader.read(path, model))
     return tuple(found)

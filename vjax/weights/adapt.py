@@ -103,7 +103,14 @@ def adapt(
 
     allowed = [re.compile(pattern) for pattern in how.allow]
     left = dict(plan.left)
+    untrained = {path: why for source in sources for path, why in source.untrained.items()}
     missing = [path for path in shapes if path not in arrays and path not in left]
+    for path in missing:
+        if path.removeprefix(ENCODER) in untrained:  # Where there is an encoder's in a probe.
+            left[path] = untrained[path.removeprefix(ENCODER)]
+        elif path in untrained:
+            left[path] = untrained[path]
+    missing = [path for path in missing if path not in left]
     left |= _allow(f'{names} lacks', missing, allowed, 'allowed to be missing')
     used = {(take.source, take.path) for take in plan.takes.values()}
     views = len(sources) > 1

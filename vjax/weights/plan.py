@@ -1,11 +1,13 @@
 """Which parameter of a source becomes which of a model: what plans are made of, and the user's choices."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
+from vjax.errors import UserError
 from vjax.models.fields import check_choice
 
 
@@ -40,6 +42,11 @@ class Adapt:
         check_choice('head', self.head, ('auto', 'keep', 'drop'))
         check_choice('tubelet', self.tubelet, ('central_frame', 'filter_inflation'))
         check_choice('temporal', self.temporal, ('paper', 'copy', 'fresh'))
+        for pattern in self.allow:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UserError(f'allow: {pattern!r} is no regular expression: {error}') from None
 
 
 class Take(NamedTuple):

@@ -1,6 +1,7 @@
 """What became of every parameter when weights were loaded, for people to read before they trust it."""
 
 import itertools
+import posixpath
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -39,7 +40,10 @@ class Report(NamedTuple):
 def _grouped(entries: Mapping[str, str]) -> Iterable[str]:
     """One line for all the neighbours that share a module and a reason."""
     key = lambda entry: (entry[0].split('/')[0], entry[1])  # noqa: E731
-    for (module, why), group in itertools.groupby(sorted(entries.items(), key=key), key):
+    for (_, why), group in itertools.groupby(sorted(entries.items(), key=key), key):
         names = [name for name, _ in group]
-        shown = names[0] if len(names) == 1 else f'{module}/* ({len(names)})'
+        shown = names[0]
+        if len(names) > 1:
+            module = posixpath.commonpath(names)
+            shown = f'{module}/* ({len(names)})'
         yield f'{shown}: {why}' if why else shown

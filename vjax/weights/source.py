@@ -16,6 +16,7 @@ class Source(NamedTuple):
       params: The parameters in vjax's names and layout, 'encoder/norm/scale' -> array. The
         classifier's are missing where the file has none.
       classes: Each head's class names in the order of the logits; None where the file names none.
+      untrained: Parameters that are missing because they were never trained, and why.
       unused: What else the file holds, and why it has no place in the model.
       positions: Position embeddings [cells, width] of a grid (height, width), for a model that computes
         them in another way than vjax's: `params` then has no table, and one is made of these.
@@ -26,4 +27,5 @@ class Source(NamedTuple):
     params: Mapping[str, np.ndarray]
     classes: Mapping[str, tuple[str, ...]] | None = None
     unused: Mapping[str, str] = {}
+    untrained: Mapping[str, str] = {}
     positions: Callable[[tuple[int, int]], np.ndarray] | None = None

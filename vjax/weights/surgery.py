@@ -318,7 +318,8 @@ def _layers(start: Start, path: str, first: int, stop: int) -> Take:
     depth = start.source.model.depth
     if (first, stop) == (0, depth):
         return Take(path, start.index)
-    how = f'layers {first} to {stop - 1} of {depth}'
+    which = f'layer {first}' if stop == first + 1 else f'layers {first} to {stop - 1}'
+    how = f'{which} of {depth}'
     return Take(path, start.index, lambda stack: np.asarray(stack)[first:stop], how)
 
 
