@@ -8,7 +8,8 @@ The published config: crops of 256 pixels from short side 288, learning rate 0.4
 has 0.5), 4 temporal layers. It flips left and right, although classes are named after them, and so
 does this one: set augment.flip=0 for what is common today. It starts from a ViViT trained on Kinetics
 (init_from), with model.temporal_depth=4 there, too, whose position embeddings for 14x14 patches are
-resized; the published file overwrites its path with nothing. RandAugment (2 layers, magnitude 20) is not here yet. The paper evaluates 4x3 views.
+resized; the published file overwrites its path with nothing. RandAugment (2 layers, magnitude 20) is not
+here yet. The paper evaluates 4x3 views.
 """
 
 from ml_collections import ConfigDict
