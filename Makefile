@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # Two processes, each a gigabyte or three; a file's tests stay together, and share what they trained.
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
+# With tests that need the references of [parity].
+PARITY := tests/weights/test_huggingface.py tests/weights/test_videoprism_parity.py tests/models/test_probe.py
 
 .PHONY: help install demo test test-slow lint clean
 
@@ -43,7 +45,7 @@ test: $(VENV)/installed-test
 
 test-slow: $(VENV)/installed-parity
 	$(PYTEST) -m slow
-	$(PYTEST) tests/weights/test_huggingface.py
+	$(PYTEST) $(PARITY)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
