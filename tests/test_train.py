@@ -31,7 +31,7 @@ from vjax.training.step import abstract_state, init_state, make_train_step
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / 'configs').rglob('*.py'))
-FAST = ('configs/vivit/moving_digits.py', 'configs/mtv/moving_digits.py')
+FAST = ('configs/vivit/moving_digits.py',)
 
 
 def tiny(dataset, *overrides, arg='tiny'):
