@@ -100,6 +100,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         if state is None:
             state, start_step = start(config, arrays, init_params, tx, shardings), 0
             owes_evaluation = False
+            del arrays  # As large as the model, on the host.
         else:
             start_step = int(jax.device_get(state.step))
             owes_evaluation = checkpoints.about(start_step)['owes_evaluation']

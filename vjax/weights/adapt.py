@@ -78,7 +78,7 @@ def adapt(
     plan = make_plan(sources, model, body, input_shape, how)
     _add_head(plan, sources, model, shapes, how, classes)
 
-    arrays, loaded, changed, wrong = {}, [], {}, []
+    arrays, loaded, changed = {}, [], {}
     for path, take in plan.takes.items():
         array = np.asarray(sources[take.source].params[take.path])
         if take.change:
@@ -87,29 +87,30 @@ def adapt(
             changed[path] = take.how
         else:
             loaded.append(path)
-        if array.shape != shapes[path].shape:
-            wrong.append(f'{path} is {array.shape} there and {shapes[path].shape} here')
-        arrays[path] = array.astype(shapes[path].dtype, copy=False)
+        arrays[path] = array
     for path, why in plan.zeros.items():
         arrays[path] = np.zeros(shapes[path].shape, shapes[path].dtype)
         changed[path] = why
     for path, (array, why) in plan.made.items():
-        if array.shape != shapes[path].shape:
-            wrong.append(f'{path} is {array.shape} there and {shapes[path].shape} here')
-        arrays[path] = array.astype(shapes[path].dtype, copy=False)
+        arrays[path] = array
         changed[path] = why
     names = ', '.join(source.name for source in sources)
+    wrong = [
+        f'{path} is {array.shape} there and {shapes[path].shape} here'
+        for path, array in arrays.items()
+        if array.shape != shapes[path].shape
+    ]
     _refuse(f'{names} does not fit config.model', wrong)
+    arrays = {path: array.astype(shapes[path].dtype, copy=False) for path, array in arrays.items()}
 
     allowed = [re.compile(pattern) for pattern in how.allow]
     left = dict(plan.left)
     untrained = {path: why for source in sources for path, why in source.untrained.items()}
     missing = [path for path in shapes if path not in arrays and path not in left]
     for path in missing:
-        if path.removeprefix(ENCODER) in untrained:  # Where there is an encoder's in a probe.
-            left[path] = untrained[path.removeprefix(ENCODER)]
-        elif path in untrained:
-            left[path] = untrained[path]
+        # In a probe an encoder's parameter has a prefix.
+        why = untrained.get(path) or untrained.get(path.removeprefix(ENCODER))
+        left |= {path: why} if why else {}
     missing = [path for path in missing if path not in left]
     left |= _allow(f'{names} lacks', missing, allowed, 'allowed to be missing')
     used = {(take.source, take.path) for take in plan.takes.values()}
@@ -166,11 +167,8 @@ def _probe(
         _refuse(
             f'{source.name} is another probe than config.model', _differences(source.model, model)
         )
-        takes, left, prefix = (
-            {path: Take(path) for path in blocks if path in source.params},
-            {},
-            ENCODER,
-        )
+        takes = {path: Take(path) for path in blocks if path in source.params}
+        left, prefix = {}, ENCODER
         sources = [source._replace(model=source.model.encoder, params=_of_encoder(source.params))]
     plan = make_plan(sources, model.encoder, _of_encoder(shapes), input_shape, how)
 
