@@ -17,7 +17,7 @@ from typing import Any
 import ml_collections
 
 from vjax import models
-from vjax.data import pipeline, records
+from vjax.data import records, sections
 from vjax.errors import UserError
 from vjax.models.fields import suggestion
 from vjax.training import losses, optimizer
@@ -115,7 +115,7 @@ RANGES = {
 }
 
 # Sections whose keys are the fields of a dataclass.
-READERS = {'clip': pipeline.Clip, 'augment': pipeline.Augment, 'adapt': Adapt}
+READERS = {'clip': sections.Clip, 'augment': sections.Augment, 'adapt': Adapt}
 
 # What may differ when a run is resumed: nothing that a batch, a step or the schedule depends on.
 MAY_CHANGE = (

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict, config_dict
 
 from vjax.data import pipeline, records, sampling
+from vjax.data.sections import Augment, Clip
 from vjax.errors import UserError
 
 CLIP = {
@@ -248,10 +249,8 @@ def test_time(dataset):
 
 
 def configured(short_side, size, scale_jitter, random_crop):
-    clip = pipeline.Clip(**CLIP | {'short_side': short_side, 'size': size})
-    augment = pipeline.Augment(
-        **NEUTRAL | {'scale_jitter': scale_jitter, 'random_crop': random_crop}
-    )
+    clip = Clip(**CLIP | {'short_side': short_side, 'size': size})
+    augment = Augment(**NEUTRAL | {'scale_jitter': scale_jitter, 'random_crop': random_crop})
     return clip, augment
 
 
@@ -324,7 +323,7 @@ def photograph(height, width):
 def test_windows_are_cut_out_of_the_frame():
     frame = jpeg(photograph(16, 40))
     whole = tf.io.decode_jpeg(frame).numpy()
-    clip, augment = pipeline.Clip(**CLIP), pipeline.Augment(**JITTER)
+    clip, augment = Clip(**CLIP), Augment(**JITTER)
     example = functools.partial(
         pipeline._training_example, clip=clip, augment=augment, seed=0, num_heads=1
     )

@@ -66,12 +66,21 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A prepared data set: its folder, each head's class names by id, how it was made, its splits."""
+    """A prepared data set.
+
+    Attributes:
+        path: its folder.
+        classes: each head's class names by id.
+        settings: how it was made.
+        splits: those that are complete.
+        multi_label: whether a video has any number of its (only) head's classes, not exactly one.
+    """
 
     path: str
     classes: dict[str, tuple[str, ...]]
     settings: dict[str, Any]
     splits: dict[str, Split]
+    multi_label: bool = False
 
 
 def open_dataset(path: str | os.PathLike) -> Dataset:
@@ -119,7 +128,9 @@ def read_description(path: str | os.PathLike) -> Dataset | None:
             for name, split in content['splits'].items()
         }
         classes = classes_by_head(content['classes'])
-        return Dataset(os.fspath(path), classes, content['settings'], splits)
+        return Dataset(
+            os.fspath(path), classes, content['settings'], splits, content['multi_label']
+        )
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -131,6 +142,7 @@ def write_description(dataset: Dataset) -> None:
     content = {
         'version': VERSION,
         'classes': plain_classes(dataset.classes),
+        'multi_label': dataset.multi_label,
         'settings': dataset.settings,
         'splits': {name: dataclasses.asdict(split) for name, split in dataset.splits.items()},
     }
