@@ -1,0 +1,47 @@
+"""A folder per class: VIDEOS/SPLIT/CLASS/any/depth/file, or VIDEOS/CLASS/... without splits.
+
+A class is called as its folder. Videos and images (videos of one frame) count, by their extension;
+other files and hidden ones do not.
+"""
+
+import os
+
+from vjax.data.annotations import files
+from vjax.data.annotations.items import Annotations, Item
+from vjax.data.annotations.source import Source
+from vjax.errors import UserError
+
+_EXTENSIONS = files.VIDEO_EXTENSIONS | files.IMAGE_EXTENSIONS
+
+
+def read(source: Source) -> Annotations:
+    """Lists the folders; see the module. `source.annotations` is not used.
+
+    Raises:
+        UserError: there are no videos, one is in no class's folder, or there are folders of splits
+            but none of this one.
+    """
+    root = source.videos / source.split
+    prefix = f'{source.split}/' if root.is_dir() else ''
+    if not prefix:
+        root = source.videos
+    items = []
+    for folder, folders, names in files.walk(root):
+        if not folder and not prefix and (splits := [f for f in folders if files.split_kind(f)]):
+            raise UserError(
+                f'{os.fspath(root)} has folders of the splits {", ".join(splits)}, but none of '
+                f'--split={source.split}.'
+            )
+        for name in names:
+            if os.path.splitext(name)[1].lower() not in _EXTENSIONS:
+                continue
+            if not folder:
+                raise UserError(
+                    f'{os.fspath(root / name)} is in no folder of a class; put it into one called as '
+                    f'its class.'
+                )
+            path = f'{prefix}{folder}{name}'
+            items.append(Item(path, path, ((folder.split('/')[0],),)))
+    if not items:
+        raise UserError(f'{os.fspath(root)} has no folders with videos, one for each class.')
+    return Annotations(('label',), tuple(sorted(items, key=lambda item: item.path)), None)
