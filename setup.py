@@ -15,13 +15,14 @@ setup(
     python_requires='>=3.11,<3.14',  # TensorFlow 2.21 has no wheel for 3.14.
     install_requires=[
         'absl-py',
-        'array_record>=0.8',
+        'array_record>=0.8',  # For `tfds.data_source`.
         'av>=15',
         'clu>=0.0.12',
         'dm-pix>=0.4.5',
         'einops>=0.8',
         'etils[epath,epy]>=1.10',
         'flax>=0.12',
+        'google-crc32c>=1.5',
         'jax>=0.10',
         'jaxtyping>=0.3',
         'matplotlib>=3.9',
@@ -36,7 +37,7 @@ setup(
         'tensorboard>=2.20',  # clu imports it without declaring it.
         'tensorflow-cpu>=2.20; platform_system == "Linux" and platform_machine == "x86_64"',
         'tensorflow>=2.20; platform_system != "Linux" or platform_machine != "x86_64"',
-        'tensorflow-datasets>=4.9.9',  # Agreed for the stack; nothing reads it yet.
+        'tensorflow-datasets>=4.9.9',
         'scipy>=1.14',
         'tqdm>=4.66',
     ],

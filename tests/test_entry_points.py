@@ -63,7 +63,7 @@ def test_help_shows_how_it_is_called(command):
         ('describe', (CONFIG, '--config.model.tubelet=(2,8)'), 'tubelet=(2, 8)'),
         (
             'prepare',
-            ('--videos=none', '--labels=none.csv', '--out=unused', '--split=train'),
+            ('--videos=none', '--annotations=none.csv', '--out=unused', '--split=train'),
             'none',
         ),
     ],

@@ -1,6 +1,7 @@
 """Several labels a video, from the CSV to the prediction: which digit it is, and how it moves."""
 
 import csv
+import dataclasses
 import itertools
 import json
 
@@ -9,9 +10,10 @@ import pytest
 
 from vjax import cli, describe, evaluate, predict
 from vjax import prepare as prepare_module
-from vjax.data import moving_digits, records
+from vjax.data import moving_digits, records, stores
+from vjax.data.annotations.labels_csv import read_labels
 from vjax.errors import UserError
-from vjax.prepare import prepare, read_labels
+from vjax.prepare import prepare
 from vjax.train import train
 from vjax.training import runs
 
@@ -66,11 +68,10 @@ def test_a_column_is_a_head(two_heads):
     assert list(dataset.classes.items()) == [('digit', names), ('motion', tuple(sorted(MOTIONS)))]
     assert dataset.splits['train'].videos_per_class == (6,) * 8 + (8,) * 6
     assert dataset.splits['test'].videos_per_class == (6, 6) + (0,) * 6 + (2,) * 6
-    videos = records.VideoRecords(dataset, 'test')
-    for record, row in zip(videos.read(range(12)), rows_of('test', 12), strict=True):
-        parsed = records.parse(record, 2)
-        ids = zip(dataset.classes.values(), parsed['label'].numpy(), strict=True)
-        assert (parsed['source'].numpy().decode(), *(of[i] for of, i in ids)) == row
+    index = stores.open_store(dataset, 'test').index
+    for i, row in enumerate(rows_of('test', 12)):
+        ids = zip(dataset.classes.values(), index.label(i), strict=True)
+        assert (index.source(i), *(of[j] for of, j in ids)) == row
 
 
 def test_one_named_column_is_one_named_head(two_heads, tmp_path):
@@ -90,7 +91,7 @@ def test_a_class_list_for_each_head_decides_the_ids(two_heads, tmp_path, capsys)
     (tmp_path / 'motions.txt').write_text('\n'.join(MOTIONS))
     prepare_module.main(
         [
-            *(f'--videos={videos}', f'--labels={labels}', f'--out={tmp_path / "set"}'),
+            *(f'--videos={videos}', f'--annotations={labels}', f'--out={tmp_path / "set"}'),
             *('--split=test', '--short_side=16', '--workers=1'),
             *(f'--classes=motion={tmp_path / "motions.txt"}',),
             *('--classes', f'digit={tmp_path / "digits.txt"}'),
@@ -99,26 +100,6 @@ def test_a_class_list_for_each_head_decides_the_ids(two_heads, tmp_path, capsys)
     assert '8 classes (2 digit + 6 motion)' in capsys.readouterr().out
     classes = records.open_dataset(tmp_path / 'set').classes
     assert list(classes.items()) == [('digit', ('digit 1', 'digit 0')), ('motion', MOTIONS)]
-
-
-@pytest.mark.parametrize(
-    ('text', 'sentence'),
-    [
-        ('path,noun,\na.mp4,x,y\n', "line 1: no column can be called ''"),
-        ('path,noun,my verb\na.mp4,x,y\n', "line 1: no column can be called 'my verb'"),
-        ('path,noun,noun\na.mp4,x,y\n', "line 1: 2 columns are called 'noun'"),
-        ('path,noun,verb\na.mp4,x\n', 'line 2: 2 values instead of 3, path,noun,verb'),
-        ('path,noun,verb\na.mp4,x, \n', 'line 2: the path or the label is empty'),
-        ('a.mp4,x,y\n', 'line 1: 3 values instead of two.*named in the first line'),
-        ('file,noun,verb\na.mp4,x,y\n', 'line 1: 3 values instead of two'),
-    ],
-)
-def test_a_wrong_header_is_one_sentence(tmp_path, text, sentence):
-    path = tmp_path / 'labels.csv'
-    path.write_text(text, encoding='utf-8')
-    with pytest.raises(UserError, match=sentence) as error:
-        read_labels(path)
-    assert '\n' not in str(error.value)
 
 
 def test_other_labels_than_those_of_the_data_set_are_refused(two_heads, tmp_path):
@@ -139,7 +120,7 @@ def test_other_labels_than_those_of_the_data_set_are_refused(two_heads, tmp_path
     one = write_csv(tmp_path / 'one.csv', ('path', 'label'), [row[:2]])
     with pytest.raises(UserError, match=r'columns path,label, but .* path,digit,motion'):
         prepare(videos, one, out, 'new', short_side=48)
-    with pytest.raises(UserError, match="already has a split 'test', made from another list"):
+    with pytest.raises(UserError, match="already has a split 'test', made from other annotations"):
         prepare(videos, write_csv(tmp_path / 'a.csv', header, [row]), out, 'test', short_side=48)
 
 
@@ -163,7 +144,7 @@ def test_wrong_class_lists_are_one_sentence(two_heads, tmp_path, classes, senten
     labels = write_csv(tmp_path / 'l.csv', ('path', 'digit', 'motion'), rows_of('test', 2))
     file = tmp_path / 'classes.txt'
     file.write_text('digit 0\ndigit 1\n')
-    arguments = [f'--videos={videos}', f'--labels={labels}', f'--out={tmp_path / "set"}']
+    arguments = [f'--videos={videos}', f'--annotations={labels}', f'--out={tmp_path / "set"}']
     arguments += ['--split=test', *(f'--classes={c.format(file=file)}' for c in classes)]
     with pytest.raises(UserError, match=sentence) as error:
         prepare_module.main(arguments)
@@ -176,6 +157,7 @@ def test_wrong_class_lists_are_one_sentence(two_heads, tmp_path, classes, senten
 
 def check_scores(scores, prefix=''):
     keys = {'loss', *(f'{head}top{k}' for head in ('', 'digit/', 'motion/') for k in (1, 5))}
+    keys |= {f'{head}/{m}' for head in ('digit', 'motion') for m in ('mean_class_accuracy', 'ece')}
     assert {prefix + key for key in keys} <= scores.keys()
     for k in (1, 5):
         of_heads = [scores[f'{prefix}{head}/top{k}'] for head in ('digit', 'motion')]
@@ -204,6 +186,32 @@ def test_evaluation_prints_and_writes_every_head(workdir, capsys):
     assert f'top-1 {scores["top1"]:.2%}, top-5 {scores["top5"]:.2%}' in first
     assert [line.split(':')[0].strip() for line in heads] == ['digit', 'motion']
     assert f'top-1 {scores["motion/top1"]:.2%}' in heads[1]
+
+
+def test_evaluation_writes_every_prediction_and_who_is_taken_for_whom(workdir, tmp_path):
+    files = {'predictions': tmp_path / 'videos.csv', 'confusion': tmp_path / 'matrix.csv'}
+    scores = evaluate.evaluate_run(workdir, out=tmp_path / 'scores.json', **files)
+    assert scores['num_undecodable'] == 0
+    with files['predictions'].open(encoding='utf-8', newline='') as file:
+        videos = list(csv.DictReader(file))
+    assert [int(video['index']) for video in videos] == list(range(12))
+    labels = [(video['digit/label'], video['motion/label']) for video in videos]
+    rows = list(rows_of('test', 12))
+    assert [video['source'] for video in videos] == [row[0] for row in rows]
+    assert labels == [row[1:] for row in rows]
+    for head, names in runs.load_run(workdir).classes.items():
+        with (tmp_path / f'matrix-{head}.csv').open(encoding='utf-8', newline='') as file:
+            header, *rows = csv.reader(file)
+        assert header == ['class', *names, '(none)']
+        assert [row[0] for row in rows] == list(names)
+        counts = np.array([row[1:] for row in rows], int)
+        assert counts.sum() == 12
+        assert np.trace(counts) / 12 == scores[f'{head}/top1']
+        right = [video[f'{head}/label'] == video[f'{head}/class_1'] for video in videos]
+        ties = counts[:, -1].sum() / 12
+        assert scores[f'{head}/top1'] <= np.mean(right) <= scores[f'{head}/top1'] + ties
+    with pytest.raises(UserError, match=r"--predictions='.*none/a\.csv': there is no folder"):
+        evaluate.evaluate_run(workdir, predictions=tmp_path / 'none' / 'a.csv')
 
 
 def test_a_prediction_names_the_best_combinations_and_each_heads_classes(
@@ -269,6 +277,18 @@ def test_a_run_goes_on_with_the_same_heads_only(workdir, digits, two_heads, tmp_
         train(two_steps(tmp_path / 'set'), workdir)
     with pytest.raises(UserError, match='other classes'):
         evaluate.evaluate_run(workdir, dataset_path=str(tmp_path / 'set'), split='train')
+
+
+def test_a_run_is_not_evaluated_on_videos_of_any_number_of_labels(workdir, monkeypatch):
+    opened = records.open_dataset
+
+    def as_multi_label(path):
+        return dataclasses.replace(opened(path), multi_label=True)
+
+    monkeypatch.setattr(records, 'open_dataset', as_multi_label)
+    sentence = r'of the data set .* are multi-label, .* trained on are of one class each'
+    with pytest.raises(UserError, match=sentence):
+        evaluate.evaluate_run(workdir)
 
 
 def test_a_wrong_class_count_says_how_the_right_one_comes_about(two_heads, tmp_path):

@@ -79,11 +79,11 @@ def test_images_are_predicted(workdir, images, tmp_path):
 )
 def test_a_clip_of_an_image_shows_it_over_and_over(workdir, images, changes):
     run = runs.load_run(workdir)
-    record = video.encode(images / 'train 000.JPEG', **run.settings)
+    film = video.to_jpeg(images / 'train 000.JPEG', short_side=run.settings['short_side'])
     clip = run.config.clip.to_dict()
-    (once,) = pipeline.decode_views(record, clip=clip, views=(1, 1))
+    (once,) = pipeline.decode_views(film, clip=clip, views=(1, 1))
     assert once.shape[0] == 1
     assert clip['short_clips'] == 'loop'
     clip |= {'num_frames': 8} | changes
-    shown = pipeline.decode_views(record, clip=clip, views=(2, 1))
+    shown = pipeline.decode_views(film, clip=clip, views=(2, 1))
     np.testing.assert_array_equal(shown, np.broadcast_to(once, (2, 8, *once.shape[1:])))

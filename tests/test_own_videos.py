@@ -72,7 +72,7 @@ def test_own_videos_are_learned(tmp_path):
         rows += [(name, 'falls') for name in (*broken, f'{split} missing.mp4')]
         with (tmp_path / f'{split}.csv').open('w', newline='', encoding='utf-8') as file:
             csv.writer(file).writerows([('path', 'label'), *rows])
-        labels, data = f'--labels={tmp_path / f"{split}.csv"}', f'--out={tmp_path / "data"}'
+        labels, data = f'--annotations={tmp_path / f"{split}.csv"}', f'--out={tmp_path / "data"}'
         run('vjax.prepare', f'--videos={videos}', labels, data, f'--split={split}')
 
     with (tmp_path / 'data' / 'rejected.csv').open(newline='', encoding='utf-8') as file:

@@ -1,9 +1,6 @@
 import csv
-import errno
 import io
-import multiprocessing.connection
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -12,14 +9,13 @@ import time
 import av
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from vjax import prepare as prepare_module
-from vjax.data import records, video
+from vjax.data import records, stores, video
+from vjax.data.preparation import processes, shards
 from vjax.errors import UserError
-from vjax.prepare import prepare, read_labels
+from vjax.prepare import prepare
 
 GOOD = {
     'a.mp4': 'run',
@@ -74,7 +70,7 @@ def content(out):
 def command(folder, out, *more, labels='train.csv', split='train'):
     return [
         *(sys.executable, '-m', 'vjax.prepare', f'--videos={folder}', f'--out={out}'),
-        *(f'--labels={folder / labels}', f'--split={split}', '--short_side=16', *more),
+        *(f'--annotations={folder / labels}', f'--split={split}', '--short_side=16', *more),
     ]
 
 
@@ -87,23 +83,24 @@ def test_good_videos_are_stored_and_bad_ones_are_named(folder, tmp_path):
     split = dataset.splits['train']
     assert (split.num_videos, split.num_rejected, split.num_frames) == (6, 4, 21)
     assert split.videos_per_class == (1, 3, 2)
-    videos = records.VideoRecords(dataset, 'train')
-    for record, (name, label) in zip(videos.read(range(6)), GOOD.items(), strict=True):
-        parsed = {key: value.numpy() for key, value in records.parse(record).items()}
-        assert parsed['source'].decode() == name
-        assert dataset.classes['label'][parsed['label'][0]] == label
-        assert (parsed['height'], parsed['width']) == (16, 24)
-        assert len(parsed['frames']) == (1 if 'one' in name else 4)
-        assert record == video.encode(
-            folder / name, short_side=16, label=parsed['label'].tolist(), source=name
-        )
+    store = stores.open_store(dataset, 'train')
+    for i, (name, label) in enumerate(GOOD.items()):
+        index = store.index
+        assert index.source(i) == name
+        assert [dataset.classes['label'][j] for j in index.label(i)] == [label]
+        assert (index.height[i], index.width[i]) == (16, 24)
+        film = video.to_jpeg(folder / name, short_side=16)
+        assert len(film.frames) == index.num_frames[i] == (1 if 'one' in name else 4)
+        assert store.read(i, range(len(film.frames))) == film.frames
+        assert index.fps[i] == np.float32(film.fps)
     with (tmp_path / 'out/rejected.csv').open(encoding='utf-8') as file:
         rejected = list(csv.DictReader(file))
     assert [row['file'] for row in rejected] == ['empty.mp4', 'noise.mp4', 'cut.mp4', 'missing.mp4']
     assert {row['split'] for row in rejected} == {'train'}
     assert [row['reason'] for row in rejected][::3] == ['empty file', 'no such file']
+    indices = ('train.index.npz', 'train.sizes.npy')
     assert sorted(content(tmp_path / 'out')) == sorted(
-        ['dataset.json', 'rejected.csv', *split.shards]
+        ['coverage.csv', 'dataset.json', 'rejected.csv', *split.shards, *indices]
     )
 
 
@@ -119,11 +116,10 @@ def test_images_are_videos_of_one_frame(tmp_path):
     dataset = prepare(tmp_path, labels, tmp_path / 'out', 'train', short_side=16, workers=1)
     split = dataset.splits['train']
     assert (split.num_videos, split.num_rejected, split.num_frames) == (3, 0, 3)
-    stored = records.VideoRecords(dataset, 'train').read(range(3))
-    for record, (name, picture) in zip(stored, pictures.items(), strict=True):
-        parsed = {key: value.numpy() for key, value in records.parse(record).items()}
-        assert parsed['source'].decode() == name
-        (frame,) = parsed['frames']
+    store = stores.open_store(dataset, 'train')
+    for i, (name, picture) in enumerate(pictures.items()):
+        assert store.index.source(i) == name
+        (frame,) = store.read(i, [0])
         got = np.asarray(Image.open(io.BytesIO(frame))).astype(float)
         assert got.shape == (16, 24, 3)
         expected = picture.resize((24, 16), Image.Resampling.LANCZOS)
@@ -172,7 +168,7 @@ def test_splits_share_classes_and_settings(folder, tmp_path):
         prepare(folder, labels, out, 'validation', short_side=32)
     with pytest.raises(UserError, match=r'--jpeg_quality=80, but .* with 90'):
         prepare(folder, labels, out, 'test', short_side=16, jpeg_quality=80)
-    with pytest.raises(UserError, match="already has a split 'test', made from another list"):
+    with pytest.raises(UserError, match="already has a split 'test', made from other annotations"):
         prepare(folder, folder / 'good.csv', out, 'test', short_side=16)
     classes = tmp_path / 'classes.txt'
     classes.write_text('run\nwalk\njump, high\n', encoding='utf-8')
@@ -215,27 +211,20 @@ class Interrupted(Exception):
 
 
 def interrupt(folder, out, monkeypatch, at):
-    """Runs prepare, in this process in place of a worker, until the `at`-th record is written."""
+    """Runs prepare, in this process in place of a worker, until the `at`-th video is written."""
+    ended = []
 
-    class Connection(multiprocessing.connection.Connection):
-        sent, _handle = 0, None
+    def ends(number):
+        ended.append(number)
+        if len(ended) == at:
+            raise Interrupted
 
-        def __init__(self):
-            pass
-
-        def send(self, message):
-            self.sent += message[0] == 'end'
-            if self.sent == at:
-                raise Interrupted
-
-    def work_off(tasks, *_):
-        settings = prepare_module._read_plan(tasks[0].journal.parent).settings
-        connection = Connection()
+    def write_shards(tasks, *_):
         for task in tasks:
-            prepare_module._write_shard(task, connection, settings)
+            shards.write(task, ends=ends)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, '_work_off', work_off)
+        patch.setattr(processes, 'write_shards', write_shards)
         with pytest.raises(Interrupted):
             prepare(folder, folder / 'train.csv', out, 'train', short_side=16)
 
@@ -254,7 +243,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     interrupt(folder, tmp_path, monkeypatch, at)
     with pytest.raises(UserError, match=r'interrupted'):
         records.open_dataset(tmp_path)
-    shards = {f: f.stat().st_mtime_ns for f in tmp_path.glob('*.array_record')}
+    shards = {f: f.stat().st_mtime_ns for f in tmp_path.glob('*.tfrecord')}
     assert len(shards) == {1: 0, 3: 1, 6: 2, 10: 3}[at]
     prepare(folder, folder / 'train.csv', tmp_path, 'train', short_side=16, workers=1)
     assert content(tmp_path) == content(uninterrupted)
@@ -266,7 +255,7 @@ def test_an_interrupted_run_goes_on_only_with_the_same_arguments(folder, tmp_pat
     before = content(tmp_path)
     with pytest.raises(UserError, match=r'--short_side=20, but .* with 16'):
         prepare(folder, folder / 'train.csv', tmp_path, 'train', short_side=20)
-    with pytest.raises(UserError, match=r'another labels file.*\.partial-train'):
+    with pytest.raises(UserError, match=r'other annotations.*\.partial-train'):
         prepare(folder, folder / 'good.csv', tmp_path, 'train', short_side=16)
     with pytest.raises(UserError, match='another --num_shards'):
         prepare(folder, folder / 'train.csv', tmp_path, 'train', short_side=16, num_shards=2)
@@ -277,7 +266,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(folder, tmp_path, uninterrupted)
     out = tmp_path / 'out'
     process = subprocess.Popen(command(folder, out, '--workers=1'), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(out.glob('*.array_record')) and time.monotonic() < deadline:
+    while not list(out.glob('*.tfrecord')) and time.monotonic() < deadline:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     assert process.wait() in (-signal.SIGKILL, 0)
@@ -343,17 +332,6 @@ def test_a_full_disk_is_one_sentence_and_nothing_looks_complete(folder, tmp_path
     assert not (tmp_path / 'out' / records.DESCRIPTION).exists()
 
 
-@pytest.mark.skipif(not pathlib.Path('/dev/full').exists(), reason='no /dev/full')
-def test_a_full_disk_under_the_record_writer_is_told_as_such(tmp_path):
-    with (
-        pytest.raises(OSError, match='No space left') as error,
-        prepare_module._writer(pathlib.Path('/dev/full'), tmp_path / 'shard') as writer,
-    ):
-        writer.write(bytes(200_000))
-    assert error.value.errno == errno.ENOSPC
-    assert error.value.filename == str(tmp_path / 'shard')
-
-
 def test_two_runs_at_once_are_refused(folder, tmp_path):
     with (
         prepare_module._locked(tmp_path),
@@ -362,70 +340,15 @@ def test_two_runs_at_once_are_refused(folder, tmp_path):
         prepare(folder, folder / 'good.csv', tmp_path, 'train')
 
 
-# --- Labels. ---
-
-# What a file may be called; no line breaks alone, which str.strip and csv treat each in its way.
-names = st.text(
-    st.characters(exclude_categories=('Cs', 'Cc', 'Zl', 'Zp', 'Zs')), min_size=1, max_size=20
-).filter(lambda name: name.lower() not in ('path', 'label'))
-
-
-@settings(deadline=None, max_examples=100)
-@given(
-    rows=st.lists(
-        st.tuples(names, names), min_size=1, unique_by=lambda row: os.path.normpath(row[0])
-    ),
-    bom=st.booleans(),
-    header=st.booleans(),
-    newline=st.sampled_from(['\n', '\r\n']),
-    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
-)
-def test_labels_survive_any_spelling_of_csv(tmp_path_factory, rows, bom, header, newline, quoting):
-    path = tmp_path_factory.mktemp('labels') / 'labels.csv'
-    with path.open('w', encoding='utf-8-sig' if bom else 'utf-8', newline='') as file:
-        writer = csv.writer(file, lineterminator=newline, quoting=quoting)
-        if header:
-            writer.writerow(['path', 'label'])
-        writer.writerows(rows)
-    if rows[0][0].startswith('\ufeff') and not (bom or header):
-        return  # Nobody could tell it from the mark.
-    assert read_labels(path) == (('label',), rows)
-
-
-@pytest.mark.parametrize(
-    ('text', 'words'),
-    [
-        ('', 'names no videos'),
-        ('path,label\n\n', 'names no videos'),
-        ('a.mp4,x\na.mp4,y\n', "line 2: 'a.mp4' is already on line 1"),
-        ('a.mp4,x\n./a.mp4,y\n', 'already on line 1'),
-        ('a.mp4,x\nb.mp4\n', 'line 2: 1 values instead of two'),
-        ('a,b.mp4,x\n', 'line 1: 3 values instead of two'),
-        ('a.mp4;x\n', '1 values'),
-        ('a.mp4,\n', 'line 1: the path or the label is empty'),
-        (',x\n', 'line 1: the path or the label is empty'),
-        ('"a.mp4,x\n', 'is not CSV'),
-    ],
-)
-def test_a_wrong_labels_file_is_one_sentence(tmp_path, text, words):
-    path = tmp_path / 'labels.csv'
-    path.write_text(text, encoding='utf-8')
-    with pytest.raises(UserError, match=words) as error:
-        read_labels(path)
-    assert '\n' not in str(error.value)
+# --- Arguments. ---
 
 
 def test_other_wrong_arguments(folder, tmp_path):
-    (tmp_path / 'latin.csv').write_bytes('é.mp4,x\n'.encode('latin-1'))
-    with pytest.raises(UserError, match='not UTF-8'):
-        read_labels(tmp_path / 'latin.csv')
-    with pytest.raises(UserError, match=r'none\.csv cannot be read: No such file'):
-        read_labels(tmp_path / 'none.csv')
     labels = folder / 'good.csv'
     with pytest.raises(UserError, match='no such folder'):
         prepare(tmp_path / 'none', labels, tmp_path / 'out', 'train')
     with pytest.raises(UserError, match='is not a folder'):
-        prepare(folder, labels, tmp_path / 'latin.csv', 'train')
+        prepare(folder, labels, labels, 'train')
     for split in ('../train', '', '.hidden', 'a b'):
         with pytest.raises(UserError, match='--split'):
             prepare(folder, labels, tmp_path / 'out', split)

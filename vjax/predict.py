@@ -50,7 +50,8 @@ def predict(
         `{'path': ..., 'top': [{'label': ..., 'score': ...}, ...]}` with probabilities, best first; or
         `{'path': ..., 'error': ...}` for a file that is no video. With several heads, `top` has the
         best combinations: `label` joins their classes, `classes` has them by head, and `score` is
-        the product of their probabilities; `heads` has the same list as `top` of each head alone.
+        the product of their probabilities; `heads` has the same list as `top` of each head alone. Where
+        a video has any number of labels, each probability is that of its class alone.
 
     Raises:
         UserError: there is no such run or checkpoint.
@@ -60,7 +61,7 @@ def predict(
     runs.check_trained(run, workdir)
     if not run.conversion.get('named_classes', True):
         log.warning("the classes of '%s' have no names: convert again with --classes=FILE", workdir)
-    classification = configs.classification(run.config, run.classes)
+    classification = configs.classification(run.config, run.classes, run.multi_label)
 
     @jax.jit
     def log_probabilities(params, clips):
@@ -69,11 +70,15 @@ def predict(
 
     for file in files:
         try:
-            example = video.encode(file, **run.settings)
+            film = video.to_jpeg(
+                file,
+                short_side=run.settings['short_side'],
+                jpeg_quality=run.settings.get('jpeg_quality', video.JPEG_QUALITY),
+            )
         except video.BadVideo as error:
             yield {'path': str(file), 'error': str(error)}
             continue
-        clips = pipeline.decode_views(example, clip=run.config.clip.to_dict(), views=views)
+        clips = pipeline.decode_views(film, clip=run.config.clip.to_dict(), views=views)
         scores = jax.device_get(log_probabilities(run.params, clips[None]))
         result = {'path': str(file), 'top': best(run.classes, scores, top)}
         if len(run.classes) > 1:

@@ -1,43 +1,49 @@
+import dataclasses
 import hashlib
+import itertools
 import json
 import threading
 
 import pytest
-from array_record.python import array_record_module
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from vjax.data import records
+from vjax.data import index, records, stores, tfrecord
 from vjax.errors import UserError
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Seven records of three classes, in three shards of which one is empty."""
-    examples = [
-        records.encode_example([bytes([i]) * (i + 1)] * (i + 1), [i % 3], 12.5, 48, 64, f'{i}.mp4')
-        for i in range(7)
+    """Seven videos of three classes, in three shards of which one is empty."""
+    videos = [[bytes([i]) * (i + 1)] * (i + 1) for i in range(7)]
+    rows = [
+        index.Entry(f'{i}.mp4', (i % 3,), (), len(v), 12.5, 48, 64, tuple(map(len, v)))
+        for i, v in enumerate(videos)
     ]
     shards = records.shard_names('train', 3)
-    for name, part in zip(shards, (examples[:4], [], examples[4:]), strict=True):
-        writer = array_record_module.ArrayRecordWriter(str(tmp_path / name), records.WRITER_OPTIONS)
-        for example in part:
-            writer.write(example)
-        writer.close()
+    for name, part in zip(shards, (videos[:4], [], videos[4:]), strict=True):
+        with open(tmp_path / name, 'wb') as file:
+            for frame in itertools.chain(*part):
+                tfrecord.write(file, frame)
+    encoded = index.encode(index.build([rows[:4], [], rows[4:]]))
+    for name, content in zip(index.files('train'), encoded, strict=True):
+        (tmp_path / name).write_bytes(content)
     split = records.Split(
         num_videos=7,
         num_rejected=0,
         num_frames=28,
         shards=tuple(shards),
         shard_bytes=tuple((tmp_path / name).stat().st_size for name in shards),
+        index_bytes=tuple(map(len, encoded)),
         videos_per_class=(3, 2, 2),
         fingerprint='f' * 64,
-        labels_sha256='0' * 64,
+        annotations_sha256='0' * 64,
     )
     classes = {'label': ('a', 'b', 'ü,c')}
-    made = records.Dataset(str(tmp_path), classes, {'short_side': 48}, {'train': split})
+    settings = {'store': 'frames', 'short_side': 48}
+    made = records.Dataset(str(tmp_path), classes, settings, {'train': split}, False)
     records.write_description(made)
-    return made, examples
+    return made, videos
 
 
 def test_description_survives_the_disk(dataset):
@@ -45,24 +51,24 @@ def test_description_survives_the_disk(dataset):
     assert records.open_dataset(made.path) == made
 
 
-def test_read_gives_any_record_in_any_order(dataset):
-    made, examples = dataset
-    videos = records.VideoRecords(made, 'train')
-    assert len(videos) == 7
-    order = [6, 0, 3, 4, 4]
-    assert videos.read(order) == [examples[i] for i in order]
-    assert videos.read([]) == []
-    with pytest.raises(ValueError, match='key'):
-        videos.read([7])
+def test_read_gives_any_frames_in_any_order(dataset):
+    made, videos = dataset
+    store = stores.open_store(made, 'train')
+    assert len(store.index) == 7
+    for i in (6, 0, 3, 4, 4):
+        assert store.read(i, [i, 0, 0]) == [videos[i][i], videos[i][0], videos[i][0]]
+    assert store.read(2, []) == []
+    with pytest.raises(IndexError):
+        store.read(1, [2])
 
 
 def test_read_from_many_threads(dataset):
-    made, examples = dataset
-    videos, wrong = records.VideoRecords(made, 'train'), []
+    made, videos = dataset
+    store, wrong = stores.open_store(made, 'train'), []
 
     def work(offset):
         order = [(offset + i) % 7 for i in range(50)]
-        wrong.extend(i for i in order if videos.read([i, 0]) != [examples[i], examples[0]])
+        wrong.extend(i for i in order if store.read(i, range(i + 1)) != videos[i])
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:
@@ -70,6 +76,33 @@ def test_read_from_many_threads(dataset):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_any_tfrecord_reader_reads_the_shards(dataset):
+    import tensorflow as tf
+
+    made, videos = dataset
+    files = [f'{made.path}/{name}' for name in made.splits['train'].shards]
+    read = [record.numpy() for record in tf.data.TFRecordDataset(files)]
+    assert read == list(itertools.chain(*videos))
+
+
+def test_a_damaged_index_is_one_sentence(dataset, tmp_path):
+    made, _ = dataset
+    for name in index.files('train'):
+        content = (tmp_path / name).read_bytes()
+        for damaged in (content[:-20], b'', b'PK' + content[:50]):
+            (tmp_path / name).write_bytes(damaged)
+            with pytest.raises(UserError, match="split 'train' of"):
+                stores.open_store(made, 'train')
+        (tmp_path / name).write_bytes(content)
+    stores.open_store(made, 'train')
+    fewer = dataclasses.replace(made.splits['train'], num_videos=8)
+    with pytest.raises(UserError, match='its index has 7 videos instead of 8'):
+        stores.open_store(dataclasses.replace(made, splits={'train': fewer}), 'train')
+    heads = {'noun': ('a', 'b', 'c'), 'verb': ('d',)}
+    with pytest.raises(UserError, match='has 7 labels'):
+        stores.open_store(dataclasses.replace(made, classes=heads), 'train')
 
 
 def test_open_dataset_names_what_is_wrong(dataset, tmp_path):
@@ -80,16 +113,19 @@ def test_open_dataset_names_what_is_wrong(dataset, tmp_path):
     with pytest.raises(UserError, match='not a prepared data set'):
         records.open_dataset(tmp_path / 'plain')
     with pytest.raises(UserError, match=r"no split 'test'; it has train"):
-        records.VideoRecords(made, 'test')
+        stores.open_store(made, 'test')
     shard = tmp_path / made.splits['train'].shards[0]
     content = shard.read_bytes()
     shard.write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r'train-00000-of-00003\.array_record has .* bytes'):
+    with pytest.raises(UserError, match=r'train-00000-of-00003\.tfrecord has .* bytes'):
         records.open_dataset(made.path)
-    with pytest.raises(UserError, match=r"split 'train' .* is damaged"):
-        records.VideoRecords(made, 'train')
+    shard.write_bytes(content)
+    sizes = tmp_path / 'train.sizes.npy'
+    sizes.write_bytes(sizes.read_bytes() + b' ')
+    with pytest.raises(UserError, match=r'train\.sizes\.npy has .* bytes'):
+        records.open_dataset(made.path)
     shard.unlink()
-    with pytest.raises(UserError, match=r'train-00000-of-00003\.array_record is missing'):
+    with pytest.raises(UserError, match=r'train-00000-of-00003\.tfrecord is missing'):
         records.open_dataset(made.path)
 
 
@@ -99,7 +135,7 @@ def test_open_dataset_names_what_is_wrong(dataset, tmp_path):
         (lambda text: text[:-30], 'damaged'),
         (lambda text: '[]', 'damaged'),
         (lambda text: text.replace('"classes"', '"clases"'), 'damaged'),
-        (lambda text: text.replace('"version": 1', '"version": 9'), 'version 9'),
+        (lambda text: text.replace('"version": 2', '"version": 9'), 'version 9'),
     ],
 )
 def test_a_damaged_description_is_one_sentence(dataset, tmp_path, change, words):
@@ -110,15 +146,18 @@ def test_a_damaged_description_is_one_sentence(dataset, tmp_path, change, words)
 
 
 def test_a_damaged_record_is_noticed_by_its_checksum(dataset, tmp_path):
-    made, examples = dataset
+    made, videos = dataset
     shard = tmp_path / made.splits['train'].shards[0]
     content = shard.read_bytes()
-    at = content.index(examples[2]) + len(examples[2]) // 2
+    at = content.index(videos[2][0])
     shard.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-    videos = records.VideoRecords(made, 'train')
-    assert videos.read([0, 5]) == [examples[0], examples[5]]
-    with pytest.raises(RuntimeError):
-        videos.read([2])
+    store = stores.open_store(made, 'train')
+    assert store.read(2, [1, 2]) == videos[2][1:]
+    with pytest.raises(tfrecord.DamagedRecord):
+        store.read(2, [0])
+    shard.write_bytes(content[:at])
+    with pytest.raises(tfrecord.DamagedRecord):
+        store.read(3, [0])
 
 
 def test_write_atomically_leaves_the_old_file_or_the_new(tmp_path):
@@ -129,42 +168,6 @@ def test_write_atomically_leaves_the_old_file_or_the_new(tmp_path):
     assert path.read_text() == 'old'
     records.write_atomically(path, 'néw\r\n')
     assert path.read_bytes() == 'néw\r\n'.encode()
-
-
-@settings(deadline=None, max_examples=50)
-@given(
-    frames=st.lists(st.binary(max_size=300), max_size=5),
-    label=st.lists(st.integers(0, 2**40), min_size=1, max_size=4),
-    fps=st.floats(0.125, 1000, width=32),
-    height=st.integers(1, 70_000),
-    width=st.integers(1, 70_000),
-    source=st.text(),
-)
-def test_a_record_is_what_tensorflow_would_write(frames, label, fps, height, width, source):
-    import tensorflow as tf
-
-    source = source.encode('utf-8', 'replace').decode()
-    written = records.encode_example(frames, label, fps, height, width, source)
-    integers = lambda *value: tf.train.Feature(int64_list=tf.train.Int64List(value=value))  # noqa: E731
-    strings = lambda value: tf.train.Feature(bytes_list=tf.train.BytesList(value=value))  # noqa: E731
-    features = {
-        'frames': strings(frames),
-        'label': integers(*label),
-        'fps': tf.train.Feature(float_list=tf.train.FloatList(value=[fps])),
-        'height': integers(height),
-        'width': integers(width),
-        'source': strings([source.encode()]),
-    }
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    assert tf.train.Example.FromString(written) == example
-    assert written == example.SerializeToString(deterministic=True)
-    parsed = records.parse(written, len(label))
-    assert parsed['frames'].numpy().tolist() == frames
-    assert parsed['source'].numpy().decode() == source
-    got = {key: parsed[key].numpy().tolist() for key in ('label', 'fps', 'height', 'width')}
-    assert got == {'label': label, 'fps': fps, 'height': height, 'width': width}
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        records.parse(written, len(label) + 1)
 
 
 @given(num_rows=st.integers(1, 5000), num_shards=st.integers(1, 200))
@@ -217,6 +220,6 @@ def test_classes_of_all_heads_survive_json_in_their_order(classes, plain, words)
 
 def test_description_is_plain_json(dataset, tmp_path):
     content = json.loads((tmp_path / 'dataset.json').read_text(encoding='utf-8'))
-    assert content['version'] == 1
+    assert content['version'] == 2
     assert content['classes'] == ['a', 'b', 'ü,c']
     assert content['splits']['train']['num_videos'] == 7

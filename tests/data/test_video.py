@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vjax.data import records, video
+from vjax.data import video
 
 # The display matrices (a, b, c, d) of libavutil/display.h, and what a player does with each.
 TURNS = {
@@ -141,14 +141,16 @@ def test_frames_are_converted_as_they_come(tmp_path):
     assert closeness(shown, pictures(5, 32, 32)) < 6
 
 
-def test_encode_is_a_record(tmp_path):
+def test_a_video_as_jpeg(tmp_path):
     path = write(tmp_path / 'a.mp4', pictures(5, 32, 48))
-    record = video.encode(path, short_side=16, label=[3], source='ü.mp4')
-    parsed = {key: value.numpy() for key, value in records.parse(record).items()}
-    assert len(parsed['frames']) == 5
-    assert (parsed['height'], parsed['width'], *parsed['label']) == (16, 24, 3)
+    film = video.to_jpeg(path, short_side=16)
+    assert (len(film.frames), film.height, film.width) == (5, 16, 24)
+    assert film.frames[2] == video.encode_jpeg(video.decode(path, short_side=16).frames[2], 90)
     with path.open('rb') as file:
-        assert video.encode(file, short_side=16, label=[3], source='ü.mp4') == record
+        assert video.to_jpeg(file, short_side=16) == film
+    limits = video.Limits(max_bytes=sum(map(len, film.frames)) - 1)
+    with pytest.raises(video.BadVideo, match='too large: more than'):
+        video.to_jpeg(path, short_side=16, limits=limits)
 
 
 def test_trimming_by_an_edit_list_is_no_truncation(tmp_path):

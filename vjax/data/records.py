@@ -1,17 +1,16 @@
-"""Prepared data sets on disk: one record per video in sharded ArrayRecord files, and a description.
+"""Prepared data sets on disk: sharded record files, an index, and a description.
 
-    DIR/dataset.json                          classes, settings, and the splits that are complete
-    DIR/rejected.csv                          file, reason, split of every video left out
-    DIR/train-00000-of-00004.array_record     videos in the order of the labels file
+    DIR/dataset.json                    classes, settings, and the splits that are complete
+    DIR/rejected.csv                    file, reason, split of every video left out
+    DIR/train-00000-of-00004.tfrecord   videos in the order of the annotations
+    DIR/train.index.npz, .sizes.npy     what is known of each video, and where it is: `vjax.data.index`
 
-A video has one label, or several: one for each head of a model (the noun and the verb of an action).
-`classes` is a list of names by class id where there is one head and it is called 'label', else an
-object, head -> list, in the heads' order.
+A record is a JPEG frame, and a video's frames stand one after another (`store='frames'`); or a record is
+a whole video, encoded anew so that any frame is soon reached (`store='video'`). See `vjax.data.stores`.
 
-A record is a serialized `tf.train.Example` of one video: `frames` (bytes, a JPEG each), `label`
-(int64, a class id for each head), `fps` (float, true average rate), `height`, `width` (int64, pixels
-of the stored frames), `source` (bytes, the file's name in the labels file, UTF-8). Shards are written
-with `group_size:1,uncompressed`: any record can be read alone, and JPEG does not compress further.
+A video has one label, or several: one for each head of a model (the noun and the verb of an action); or,
+if the data set is multi-label, any number of one head. `classes` is a list of names by class id where
+there is one head and it is called 'label', else an object, head -> list, in the heads' order.
 
 A split exists once `dataset.json` names it, which is the last thing that is written.
 """
@@ -22,20 +21,13 @@ import hashlib
 import json
 import os
 import pathlib
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from array_record.python import array_record_data_source
-from etils import epy
-
+from vjax.data import index
 from vjax.errors import UserError
 
-with epy.lazy_imports():
-    import tensorflow as tf
-
-VERSION = 1
-WRITER_OPTIONS = 'group_size:1,uncompressed'
+VERSION = 2
 DESCRIPTION = 'dataset.json'
 
 
@@ -44,14 +36,15 @@ class Split:
     """What `dataset.json` says of one split.
 
     Attributes:
-        num_videos: records in the split.
-        num_rejected: files of the labels file that are not in it.
+        num_videos: videos in the split.
+        num_rejected: annotated videos that are not in it.
         num_frames: frames of all its videos.
         shards: file names, in order.
         shard_bytes: their sizes, by which a damaged copy is noticed.
+        index_bytes: those of the index's two files.
         videos_per_class: by class id, the heads' one after another; each head's add up to num_videos.
         fingerprint: see `fingerprint`.
-        labels_sha256: hash of the labels file's rows that the split was made from.
+        annotations_sha256: hash of the annotations that the split was made from.
     """
 
     num_videos: int
@@ -59,9 +52,10 @@ class Split:
     num_frames: int
     shards: tuple[str, ...]
     shard_bytes: tuple[int, ...]
+    index_bytes: tuple[int, ...]
     videos_per_class: tuple[int, ...]
     fingerprint: str
-    labels_sha256: str
+    annotations_sha256: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,14 +94,16 @@ def open_dataset(path: str | os.PathLike) -> Dataset:
             f'{path!r} is not a prepared data set: it has no {DESCRIPTION}; if vjax.prepare was '
             f'interrupted there, run the same command again.'
         )
-    for split in dataset.splits.values():
-        for name, size in zip(split.shards, split.shard_bytes, strict=True):
-            shard = os.path.join(path, name)
-            if not os.path.isfile(shard):
-                raise UserError(f'the data set {path!r} is damaged: the shard {name} is missing.')
-            if os.path.getsize(shard) != size:
+    for name, split in dataset.splits.items():
+        files = dict(zip(split.shards, split.shard_bytes, strict=True))
+        files |= dict(zip(index.files(name), split.index_bytes, strict=True))
+        for file, size in files.items():
+            there = os.path.join(path, file)
+            if not os.path.isfile(there):
+                raise UserError(f'the data set {path!r} is damaged: {file} is missing.')
+            if os.path.getsize(there) != size:
                 raise UserError(
-                    f'the data set {path!r} is damaged: {name} has {os.path.getsize(shard)} bytes '
+                    f'the data set {path!r} is damaged: {file} has {os.path.getsize(there)} bytes '
                     f'instead of {size}.'
                 )
     return dataset
@@ -203,12 +199,12 @@ def count_classes(classes: Mapping[str, Sequence[str]]) -> str:
     return total if len(classes) == 1 else f'{total} ({parts})'
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Replaces a UTF-8 text file so that a reader, or a crash, sees the old one or the new one."""
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+    """Replaces a file so that a reader, or a crash, sees the old one or the new one; text is UTF-8."""
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        with open(temporary, 'w', encoding='utf-8', newline='') as file:
-            file.write(text)
+        with open(temporary, 'wb') as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -220,11 +216,11 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
 
 def shard_names(split: str, num_shards: int) -> list[str]:
     """File names of a split's shards."""
-    return [f'{split}-{i:05d}-of-{num_shards:05d}.array_record' for i in range(num_shards)]
+    return [f'{split}-{i:05d}-of-{num_shards:05d}.tfrecord' for i in range(num_shards)]
 
 
 def shard_range(shard: int, num_shards: int, num_rows: int) -> range:
-    """The rows of the labels file that belong to a shard: contiguous, sizes differing by one."""
+    """The annotated videos that belong to a shard: contiguous, sizes differing by one."""
     return range(shard * num_rows // num_shards, (shard + 1) * num_rows // num_shards)
 
 
@@ -237,108 +233,3 @@ def fingerprint(classes: Mapping[str, Sequence[str]], digests: Iterable[str]) ->
     for digest in digests:
         content.update(bytes.fromhex(digest))
     return content.hexdigest()
-
-
-# --- One record. ---
-
-
-def encode_example(
-    frames: Sequence[bytes],
-    label: Sequence[int],
-    fps: float,
-    height: int,
-    width: int,
-    source: str,
-) -> bytes:
-    """A serialized `tf.train.Example` of a video, with the class id of each head.
-
-    Written out in protobuf's wire format (protobuf.dev/programming-guides/encoding): so preparing
-    videos needs no TensorFlow in every worker, and equal videos are equal bytes, which protobuf does
-    not promise for maps.
-    """
-    features = {
-        'fps': _field(2, _field(1, struct.pack('<f', fps))),
-        'frames': _field(1, b''.join(_field(1, frame) for frame in frames)),
-        'height': _field(3, _field(1, _varint(height))),
-        'label': _field(3, _field(1, b''.join(map(_varint, label)))),
-        'source': _field(1, _field(1, source.encode())),
-        'width': _field(3, _field(1, _varint(width))),
-    }
-    entries = (
-        _field(1, _field(1, name.encode()) + _field(2, feature))
-        for name, feature in features.items()
-    )
-    return _field(1, b''.join(entries))
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """A length-delimited field."""
-    return bytes([number << 3 | 2]) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*encoded, value])
-
-
-def parse(serialized: 'tf.Tensor | bytes', num_heads: int = 1) -> 'Mapping[str, tf.Tensor]':
-    """The tensors of one record, inside tf.data or out of it.
-
-    Args:
-        serialized: scalar string, a record.
-        num_heads: labels of a video.
-
-    Returns:
-        `frames` string [num_frames], `label` int64 [num_heads], and the scalars `fps` float32,
-        `height` int64, `width` int64, `source` string.
-    """
-    scalar = tf.io.FixedLenFeature
-    return tf.io.parse_single_example(
-        serialized,
-        {
-            'frames': tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True),
-            'label': tf.io.FixedLenFeature([num_heads], tf.int64),
-            'fps': scalar([], tf.float32),
-            'height': scalar([], tf.int64),
-            'width': scalar([], tf.int64),
-            'source': scalar([], tf.string),
-        },
-    )
-
-
-class VideoRecords:
-    """Random access to the records of one split; any number of threads may read at once."""
-
-    def __init__(self, dataset: Dataset, split: str):
-        """Opens a split; raises UserError if there is none of that name, or a shard is damaged."""
-        if split not in dataset.splits:
-            names = ', '.join(sorted(dataset.splits)) or 'none'
-            raise UserError(f'{dataset.path!r} has no split {split!r}; it has {names}.')
-        expected = dataset.splits[split].num_videos
-        paths = [os.path.join(dataset.path, name) for name in dataset.splits[split].shards]
-        try:
-            self._source = array_record_data_source.ArrayRecordDataSource(paths)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise UserError(
-                f'split {split!r} of {dataset.path!r} is damaged: {" ".join(str(error).split())}.'
-            ) from error
-        if len(self._source) != expected:
-            raise UserError(
-                f'split {split!r} of {dataset.path!r} is damaged: its shards hold '
-                f'{len(self._source)} videos instead of {expected}.'
-            )
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def read(self, indices: Sequence[int]) -> list[bytes]:
-        """The serialized records at `indices`, in their order.
-
-        Raises:
-            RuntimeError: the bytes of one of them are damaged on disk (each has a checksum).
-            ValueError: an index is outside of the split.
-        """
-        return list(self._source.__getitems__(indices)) if len(indices) else []

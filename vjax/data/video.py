@@ -30,6 +30,7 @@ nothing here), and FFmpeg's network protocols, are not allowed.
 """
 
 import dataclasses
+import fractions
 import functools
 import io
 import math
@@ -37,15 +38,13 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import av
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
-
-from vjax.data import records
 
 # Demuxers that follow references out of the file, read devices, or see a film in any text.
 _REFUSED_FORMATS = {
@@ -54,6 +53,7 @@ _REFUSED_FORMATS = {
 }
 # Containers whose header states a duration that a whole file keeps.
 _PROMISING_FORMATS = frozenset({'mov', 'avi', 'matroska'})
+_WHOLE = (0.0, math.inf)
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 _DEFAULT_FPS = 25.0
 # Images by their first bytes, and the demuxers that are given these and never see a name.
@@ -65,6 +65,9 @@ _JPEG_START, _JPEG_END, _JPEG_LS, _JPEG_APP2 = 0xD8, 0xD9, 0xF7, 0xE2
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ANOTHER_JPEG = re.compile(rb'\x00*\xff+\xd8')
 JPEG_QUALITY = 90
+CRF = 20
+GOP = 16
+NOMINAL_FPS = 25
 
 
 class BadVideo(Exception):
@@ -73,10 +76,11 @@ class BadVideo(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a file may unfold to: frames, and pixels per frame before resizing."""
+    """What a file may unfold to: frames, pixels per frame before resizing, bytes as stored."""
 
     max_frames: int = 36_000  # 20 minutes at 30 fps.
     max_pixels: int = 8192 * 8192
+    max_bytes: int = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,14 +96,17 @@ class Video:
 def decode(
     path: str | os.PathLike | BinaryIO,
     *,
+    start: float = 0.0,
+    end: float = math.inf,
     short_side: int | None = None,
     limits: Limits = Limits(),
     convert: Callable[[np.ndarray], Any] | None = None,
 ) -> Video:
-    """Decodes every frame of a video file.
+    """Decodes every frame of a video file, or of a segment of it.
 
     Args:
       path: a file's path, or a seekable binary file.
+      start, end: seconds of the video; the frames shown in [start, end) are the segment's.
       short_side: the short side is made this many pixels if it has more; None keeps the size.
       limits: what to refuse.
       convert: called on each frame, uint8 [height, width, 3], as soon as it is decoded, so that
@@ -125,30 +132,123 @@ def decode(
     except (av.FFmpegError, ValueError, OSError) as error:
         raise BadVideo(f'not a video: {_reason(error)}') from error
     with container:
-        return _decode(container, short_side, limits, convert or (lambda frame: frame))
+        return _decode(
+            container, (start, end), short_side, limits, convert or (lambda frame: frame)
+        )
 
 
-def encode(
+def to_jpeg(
     path: str | os.PathLike | BinaryIO,
     *,
     short_side: int | None,
     jpeg_quality: int = JPEG_QUALITY,
-    label: Sequence[int] = (0,),
-    source: str = '',
+    start: float = 0.0,
+    end: float = math.inf,
     limits: Limits = Limits(),
-) -> bytes:
-    """A video file as a record, which is what `vjax.prepare` stores of it; see `vjax.data.records`.
+) -> Video:
+    """A video file, or a segment of it, with its frames as JPEG bytes.
 
     Raises:
-        BadVideo: as `decode` does.
+        BadVideo: as `decode` does, or the frames take more than `limits.max_bytes`.
     """
-    video = decode(
-        path,
-        short_side=short_side,
-        limits=limits,
-        convert=functools.partial(encode_jpeg, quality=jpeg_quality),
-    )
-    return records.encode_example(video.frames, label, video.fps, video.height, video.width, source)
+    taken = 0
+
+    def convert(frame):
+        nonlocal taken
+        encoded = encode_jpeg(frame, jpeg_quality)
+        taken += len(encoded)
+        if taken > limits.max_bytes:
+            raise BadVideo(f'too large: more than {limits.max_bytes >> 20} MiB of frames')
+        return encoded
+
+    return decode(path, start=start, end=end, short_side=short_side, limits=limits, convert=convert)
+
+
+def to_short_gops(
+    path: str | os.PathLike | BinaryIO,
+    *,
+    short_side: int | None,
+    crf: int,
+    start: float = 0.0,
+    end: float = math.inf,
+    limits: Limits = Limits(),
+) -> tuple[bytes, Video]:
+    """A video file, or a segment of it, encoded anew so that any frame is soon reached.
+
+    H.264 in MP4, without B-frames, a keyframe every `GOP` frames and nowhere else, frame i at time
+    i / `NOMINAL_FPS`, at the right and the lower edge one pixel larger where a side is odd. Equal
+    videos are equal bytes for one version of x264.
+
+    Args:
+        crf: x264's constant rate factor; lower is better and larger.
+
+    Returns:
+        The file, and the video with as many empty frames as it has.
+
+    Raises:
+        BadVideo: as `decode` does, or the file takes more than `limits.max_bytes`.
+    """
+    file = io.BytesIO()
+    container = av.open(file, 'w', format='mp4')
+    stream = container.add_stream('libx264', rate=NOMINAL_FPS)
+    stream.pix_fmt = 'yuv420p'
+    # Macroblock trees, scene cuts and threads would make the bytes differ from run to run.
+    params = f'keyint={GOP}:min-keyint={GOP}:scenecut=0:bframes=0:mbtree=0:threads=1'
+    stream.options = {'crf': str(crf), 'preset': 'medium', 'x264-params': params}
+    # The stream's own becomes the muxer's with the first packet.
+    stream.time_base = time_base = fractions.Fraction(1, NOMINAL_FPS)
+    count = 0
+
+    def convert(frame):
+        nonlocal count
+        height, width = frame.shape[:2]
+        if not count:
+            stream.height, stream.width = height + height % 2, width + width % 2
+        frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode='edge')
+        picture = av.VideoFrame.from_ndarray(frame, format='rgb24')
+        picture.pts, picture.time_base = count, time_base
+        container.mux(stream.encode(picture))
+        if file.tell() > limits.max_bytes:
+            raise BadVideo(f'too large: more than {limits.max_bytes >> 20} MiB')
+        count += 1
+
+    film = decode(path, start=start, end=end, short_side=short_side, limits=limits, convert=convert)
+    container.mux(stream.encode())
+    container.close()
+    return file.getvalue(), film
+
+
+def decode_frames(
+    content: bytes, frames: Int[np.ndarray, 'frames'], height: int, width: int
+) -> UInt8[np.ndarray, 'frames height width 3']:
+    """Some frames of a file that `to_short_gops` made, in any order, any number of times.
+
+    Raises:
+        av.FFmpegError, ValueError: the file is not one of those.
+    """
+    wanted = np.unique(frames)
+    pictures = np.empty((len(wanted), height, width, 3), np.uint8)
+    with av.open(io.BytesIO(content), format='mov') as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_type = 'NONE'
+        found, at = 0, 0  # Of `wanted`, and the number of the next frame that comes.
+        decoder = container.decode(stream)
+        while found < len(wanted):
+            # A gap that a keyframe ends is jumped over.
+            if wanted[found] // GOP * GOP > at:
+                at = int(wanted[found] // GOP * GOP)
+                seconds = fractions.Fraction(at, NOMINAL_FPS)
+                container.seek(int(seconds / stream.time_base), stream=stream)
+                decoder = container.decode(stream)
+            frame = next(decoder, None)
+            if frame is None:
+                raise ValueError(f'frame {wanted[found]} is missing')
+            at = round(frame.pts * frame.time_base * NOMINAL_FPS)
+            if at == wanted[found]:
+                pictures[found] = frame.to_ndarray(format='rgb24', threads=1)[:height, :width]
+                found += 1
+            at += 1
+    return pictures[np.searchsorted(wanted, frames)]
 
 
 def encode_jpeg(frame: UInt8[np.ndarray, 'height width 3'], quality: int) -> bytes:
@@ -262,7 +362,7 @@ def _measure_png(content: bytes) -> tuple[int, int, int] | None:
 # --- Decoding. ---
 
 
-def _decode(container, short_side, limits, convert) -> Video:
+def _decode(container, segment, short_side, limits, convert) -> Video:
     streams = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
     if not streams:
         raise BadVideo('no video stream')
@@ -278,7 +378,12 @@ def _decode(container, short_side, limits, convert) -> Video:
         # Without this the decoder makes up what is missing.
         stream.codec_context.options |= {'err_detect': 'crccheck+explode'}
 
+    start, stop = segment
+    origin = float((stream.start_time or 0) * stream.time_base) if stream.time_base else 0.0
+    if start:
+        container.seek(int((origin + start) / stream.time_base), stream=stream)
     frames, times, end = [], [], None
+    over = False  # The segment is.
     height = width = turn = None
     try:
         for index, packet in enumerate(container.demux(stream)):
@@ -293,6 +398,14 @@ def _decode(container, short_side, limits, convert) -> Video:
                     raise BadVideo(f'too long: more than {limits.max_frames} frames')
                 if frame.width * frame.height > limits.max_pixels:
                     raise BadVideo(f'too large: {frame.width} x {frame.height} pixels')
+                if segment != _WHOLE:
+                    if frame.pts is None:
+                        raise BadVideo('the video has no timestamps to find a segment by')
+                    seconds = float(frame.pts * frame.time_base) - origin
+                    if over := seconds >= stop:
+                        break
+                    if seconds < start:
+                        continue
                 if height is None:
                     height, width = resized(frame.height, frame.width, short_side)
                     turn = _unturned if still else _display_turn(frame)
@@ -301,16 +414,26 @@ def _decode(container, short_side, limits, convert) -> Video:
                     duration = float((frame.duration or 0) * frame.time_base)
                     end = max(end or times[-1], times[-1] + duration)
                 frames.append(convert(np.ascontiguousarray(turn(_rgb(frame, height, width)))))
+            if over:
+                break
     except (av.FFmpegError, ValueError, OSError) as error:
         # FFmpeg refuses sizes above its option by an invalid argument.
         raise BadVideo(f'garbled after {len(frames)} frames: {_reason(error)}') from error
+    if not frames and start:
+        raise BadVideo(f'the segment begins at {start:.2f} s, after the last frame of the video')
     if not frames:
         raise BadVideo('no frames: the video stream is empty')
 
     header_fps = float(stream.average_rate or stream.guessed_rate or 0) or _DEFAULT_FPS
     span = max(times) - min(times) if len(times) == len(frames) else 0.0
     fps = (len(frames) - 1) / span if span > 0 else header_fps
-    promised = _promised_seconds(container, stream)
+    if stop < math.inf and not over:
+        last = times[-1] - origin + 1 / fps
+        if stop - last > max(2 / fps, 0.05 * (stop - start)):
+            raise BadVideo(
+                f'the segment of {start:.2f} to {stop:.2f} s ends after the video, at {last:.2f} s'
+            )
+    promised = _promised_seconds(container, stream) if segment == _WHOLE else None
     length = max(end - min(times), 0) if times else 0.0
     length = max(length, span + 1 / fps)
     if promised and promised - length > max(2 / fps, 0.05 * promised):

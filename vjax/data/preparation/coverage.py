@@ -1,0 +1,76 @@
+"""Which of the annotated videos are there: public data sets lose some every year."""
+
+import collections
+import csv
+import io
+import os
+import pathlib
+from collections.abc import Mapping
+
+from vjax.data import records
+from vjax.data.annotations.items import Annotations
+
+COVERAGE = 'coverage.csv'
+
+
+def missing(videos: pathlib.Path, annotations: Annotations) -> list[str]:
+    """Paths of the annotated files that do not exist, each once, in their order.
+
+    Folders are listed once instead of asking for each file, which takes hours on some file systems.
+    """
+    listed: dict[str, set[str]] = {}
+
+    def exists(path):
+        folder, name = os.path.split(os.path.normpath(videos / path))
+        if folder not in listed:
+            try:
+                listed[folder] = set(os.listdir(folder))
+            except OSError:
+                listed[folder] = set()
+        return name in listed[folder]
+
+    return [path for path in dict.fromkeys(i.path for i in annotations.items) if not exists(path)]
+
+
+def per_class(
+    annotations: Annotations, missing: list[str]
+) -> Mapping[tuple[str, str], tuple[int, int]]:
+    """(head, class) -> how many of its videos are annotated, and how many of those are missing."""
+    gone = set(missing)
+    annotated, lost = collections.Counter(), collections.Counter()
+    for item in annotations.items:
+        for head, labels in zip(annotations.heads, item.labels, strict=True):
+            for label in set(labels):
+                annotated[head, label] += 1
+                lost[head, label] += item.path in gone
+    return {key: (annotated[key], lost[key]) for key in sorted(annotated)}
+
+
+def summary(annotations: Annotations, missing: list[str]) -> str:
+    """How many videos are missing, and of which classes most of them, in words."""
+    gone = set(missing)
+    count = sum(item.path in gone for item in annotations.items)
+    worst = sorted(per_class(annotations, missing).items(), key=lambda entry: -entry[1][1])[:3]
+    names = ', '.join(f'{name!r} ({lost} of {of})' for (_, name), (of, lost) in worst if lost)
+    share = count / len(annotations.items)
+    return (
+        f'{count:,} of {len(annotations.items):,} annotated videos are missing ({share:.1%}), the '
+        f'first is {missing[0]!r}; most of {names}'
+    )
+
+
+def write(out: pathlib.Path, split: str, annotations: Annotations, missing: list[str]) -> None:
+    """Writes the counts of all classes to coverage.csv, leaving the rows of other splits."""
+    path = out / COVERAGE
+    rows = []
+    if path.exists():
+        with open(path, encoding='utf-8', newline='') as file:
+            rows = [row for row in list(csv.reader(file))[1:] if row[:1] != [split]]
+    rows += [
+        [split, head, name, annotated, annotated - lost]
+        for (head, name), (annotated, lost) in per_class(annotations, missing).items()
+    ]
+    text = io.StringIO()
+    header = ['split', 'head', 'class', 'annotated', 'present']
+    csv.writer(text, lineterminator='\n').writerows([header, *rows])
+    records.write_atomically(path, text.getvalue())
