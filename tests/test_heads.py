@@ -23,9 +23,9 @@ MOTIONS = moving_digits.SETS['motion6']
 def rows_of(split, count):
     """Path, digit and motion of the first videos of a split, as the fixture `digits` has them."""
     for i in range(count):
-        scene = moving_digits.draw_scene('motion6', 0, split, i)
+        (digit,) = moving_digits.draw_scene('motion6', 0, split, i).digits
         name = f'videos/{split}/{moving_digits.file_name("motion6", 0, split, i)}'
-        yield name, f'digit {scene.numeral}', scene.label
+        yield name, f'digit {digit.numeral}', digit.motion
 
 
 def write_csv(path, header, rows):
@@ -71,7 +71,7 @@ def test_a_column_is_a_head(two_heads):
     index = stores.open_store(dataset, 'test').index
     for i, row in enumerate(rows_of('test', 12)):
         ids = zip(dataset.classes.values(), index.label(i), strict=True)
-        assert (index.source(i), *(of[j] for of, j in ids)) == row
+        assert (index.names()[i], *(of[j] for of, j in ids)) == row
 
 
 def test_one_named_column_is_one_named_head(two_heads, tmp_path):

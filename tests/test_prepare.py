@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vjax import prepare as prepare_module
 from vjax.data import records, stores, video
-from vjax.data.preparation import processes, shards
+from vjax.data.preparation import locks, processes, shards, storage
 from vjax.errors import UserError
 from vjax.prepare import prepare
 
@@ -86,7 +85,7 @@ def test_good_videos_are_stored_and_bad_ones_are_named(folder, tmp_path):
     store = stores.open_store(dataset, 'train')
     for i, (name, label) in enumerate(GOOD.items()):
         index = store.index
-        assert index.source(i) == name
+        assert index.names()[i] == name
         assert [dataset.classes['label'][j] for j in index.label(i)] == [label]
         assert (index.height[i], index.width[i]) == (16, 24)
         film = video.to_jpeg(folder / name, short_side=16)
@@ -118,7 +117,7 @@ def test_images_are_videos_of_one_frame(tmp_path):
     assert (split.num_videos, split.num_rejected, split.num_frames) == (3, 0, 3)
     store = stores.open_store(dataset, 'train')
     for i, (name, picture) in enumerate(pictures.items()):
-        assert store.index.source(i) == name
+        assert store.index.names()[i] == name
         (frame,) = store.read(i, [0])
         got = np.asarray(Image.open(io.BytesIO(frame))).astype(float)
         assert got.shape == (16, 24, 3)
@@ -333,11 +332,14 @@ def test_a_full_disk_is_one_sentence_and_nothing_looks_complete(folder, tmp_path
 
 
 def test_two_runs_at_once_are_refused(folder, tmp_path):
+    partial = storage.folder(tmp_path / '.partial-train')
+    partial.make()
     with (
-        prepare_module._locked(tmp_path),
-        pytest.raises(UserError, match=r'another run of vjax\.prepare'),
+        locks.claim(partial, 0, 1),
+        pytest.raises(UserError, match=r'another run of vjax\.prepare is writing'),
     ):
-        prepare(folder, folder / 'good.csv', tmp_path, 'train')
+        prepare(folder, folder / 'good.csv', tmp_path, 'train', short_side=16)
+    prepare(folder, folder / 'good.csv', tmp_path, 'train', short_side=16, workers=1)
 
 
 # --- Arguments. ---

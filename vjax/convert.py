@@ -71,6 +71,8 @@ def convert(
         raise UserError(f'{name} needs a config, of the model to convert to.')
     config = (config or run_config(name)).copy_and_resolve_references()
     configs.check(config)
+    is_run = not weights.split_name(name)[0]
+    multi_label = is_run and runs.read_about(name)['multi_label']
     shape = configs.clip_shape(config)
     with Interruption() as interruption:
         fields = config.model.to_dict() | {'num_classes': config.model.num_classes or 1}
@@ -102,7 +104,7 @@ def convert(
         partial = out.with_name(f'.partial-{out.name}')
         try:
             shutil.rmtree(partial, ignore_errors=True)
-            write_workdir(partial, config, params, named, name, report)
+            write_workdir(partial, config, params, named, multi_label, name, report)
             stop_if(interruption)
             partial.rename(out)
         except OSError as error:
@@ -218,6 +220,7 @@ def write_workdir(
     config: ml_collections.ConfigDict,
     params: Any,
     classes: Mapping[str, Sequence[str]] | None,
+    multi_label: bool,
     source: str,
     report: weights.Report,
 ) -> None:
@@ -231,6 +234,7 @@ def write_workdir(
         {
             'config': json.loads(config.to_json()),
             'classes': records.plain_classes(named),
+            'multi_label': multi_label,
             'fingerprint': '',
             'settings': {
                 'short_side': config.clip.short_side,

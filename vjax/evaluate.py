@@ -1,11 +1,12 @@
 """Evaluate a run: python -m vjax.evaluate --workdir=runs/digits --views=4x3
 
 Every video of the split counts exactly once; its logits are averaged over temporal x spatial views.
-The metrics are printed and written to evaluation.json in the workdir.
+The metrics are printed and written to evaluation.json in the workdir; --predictions and --confusion
+write what was predicted for every video, and which class is taken for which.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import jax
 
 from vjax import cli
 from vjax import config as configs
-from vjax.data import pipeline, records
+from vjax.data import pipeline, records, stores
 from vjax.errors import UserError
-from vjax.training import reporting, runs, sharding
-from vjax.training.evaluation import evaluate
+from vjax.training import metrics, reporting, runs, sharding, tables
+from vjax.training.evaluation import collect
 from vjax.training.step import make_eval_step
 
 log = logging.getLogger('vjax.evaluate')  # Not __name__, which is '__main__' under -m.
@@ -33,6 +34,8 @@ def evaluate_run(
     batch_size: int = 0,
     overrides: Sequence[str] = (),
     out: str | Path = '',
+    predictions: str | Path = '',
+    confusion: str | Path = '',
 ) -> dict[str, Any]:
     """Evaluates a checkpoint of `workdir` and writes `evaluation.json` there, or to `out`.
 
@@ -48,17 +51,26 @@ def evaluate_run(
         overrides: '--config.KEY=VALUE' for the run's config, such as another compressed grid or
             another size of clips; parameters must keep their shapes.
         out: file to write instead of `evaluation.json` in the workdir, to keep several.
+        predictions: CSV file for the prediction of every video; see `tables.predictions`.
+        confusion: CSV file for the confusion matrix; see `tables.confusion`. Several heads have a file
+            each: 'confusion.csv' is then confusion-noun.csv and confusion-verb.csv.
 
     Returns:
-        What `evaluation.json` holds: `top1`, `top5` and `loss` over `num_videos` videos (and, as in
-        `noun/top1`, each head's own where there are several), and how they were come by.
+        What `evaluation.json` holds: the metrics over `num_videos` videos (see `metrics.scores`), and how
+        they were come by.
 
     Raises:
-        UserError: there is no such run, checkpoint or split, or the classes differ.
+        UserError: there is no such run, checkpoint or split, or the classes differ, or a file is to be
+            written to a folder that is not there.
     """
     temporal, spatial = configs.parse_views(views)
     run = runs.load_run(workdir, checkpoint, overrides=overrides)
     runs.check_trained(run, workdir)
+    out = Path(out or Path(workdir) / 'evaluation.json')
+    for option, file in (('out', out), ('predictions', predictions), ('confusion', confusion)):
+        # Whoever evaluates for hours should not learn it in the end.
+        if file and not Path(file).parent.is_dir():
+            raise UserError(f"--{option}='{file}': there is no folder '{Path(file).parent}'.")
     config = run.config
     dataset = records.open_dataset(dataset_path or config.dataset.path)
     if not run.conversion.get('named_classes', True):
@@ -73,6 +85,12 @@ def evaluate_run(
             f'({records.first_difference(dataset.classes, run.classes)}); {again} it with the same '
             '--classes.'
         )
+    if dataset.multi_label != run.multi_label:
+        kinds = ('of one class each', 'multi-label')
+        raise UserError(
+            f"the videos of the data set '{dataset.path}' are {kinds[dataset.multi_label]}, and those that "
+            f"the run '{workdir}' was trained on are {kinds[run.multi_label]}; name another --dataset."
+        )
     split = split or choose_split(config, dataset)
     if split not in dataset.splits:
         raise UserError(
@@ -84,7 +102,7 @@ def evaluate_run(
     # Not the run's mesh: evaluation may run on fewer devices than training did.
     mesh = sharding.make_mesh({'data': -1})
     batch_size = batch_size or config.eval.batch_size
-    classification = configs.classification(config, run.classes)
+    classification = configs.classification(config, run.classes, run.multi_label)
     sharding.check_batch(mesh, batch_size, 1, '--batch_size')
     with jax.set_mesh(mesh):
         batches = pipeline.eval_batches(
@@ -96,7 +114,7 @@ def evaluate_run(
             host=jax.process_index(),
             num_hosts=jax.process_count(),
         )
-        scores = evaluate(
+        outputs = collect(
             jax.jit(
                 make_eval_step(run.model, classification), out_shardings=sharding.replicated(mesh)
             ),
@@ -104,8 +122,10 @@ def evaluate_run(
             batches,
             mesh,
         )
+    scores = metrics.scores(classification, outputs)
     result = {
         **scores,
+        'num_undecodable': dataset.splits[split].num_videos - scores['num_videos'],
         'views': f'{temporal}x{spatial}',
         'split': split,
         'order': config.clip.order,
@@ -114,8 +134,21 @@ def evaluate_run(
         'step': run.step,
         'overrides': list(overrides),
     }
-    reporting.write_json(Path(out or Path(workdir) / 'evaluation.json'), result)
+    if jax.process_index() == 0:
+        reporting.write_json(out, result)
+        if predictions:
+            sources = stores.open_store(dataset, split).index.names()
+            text = tables.predictions(run.classes, classification, outputs, sources)
+            records.write_atomically(Path(predictions), text)
+        if confusion:
+            for head, text in tables.confusion(run.classes, classification, outputs).items():
+                records.write_atomically(of_head(Path(confusion), head, run.classes), text)
     return result
+
+
+def of_head(file: Path, head: str, classes: Mapping[str, Any]) -> Path:
+    """Where a head's own file is: 'confusion-noun.csv', or 'confusion.csv' where it is the only one."""
+    return file.with_stem(f'{file.stem}-{head}') if len(classes) > 1 else file
 
 
 def choose_split(config: Any, dataset: records.Dataset) -> str:
@@ -146,6 +179,12 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument('--batch_size', type=int, default=0, help="default: the config's")
     parser.add_argument('--out', default='', help='default: evaluation.json in the workdir')
+    parser.add_argument(
+        '--predictions', default='', metavar='FILE.csv', help="every video's most likely classes"
+    )
+    parser.add_argument(
+        '--confusion', default='', metavar='FILE.csv', help='which class is taken for which'
+    )
     cli.add_run_config(parser)
     args, overrides = cli.parse_args(parser, argv)
     result = evaluate_run(
@@ -158,15 +197,13 @@ def main(argv: list[str]) -> None:
         batch_size=args.batch_size,
         overrides=overrides,
         out=args.out,
+        predictions=args.predictions,
+        confusion=args.confusion,
     )
-    print(
-        f'{result["split"]}, {result["views"]} views, step {result["step"]}: '
-        f'top-1 {result["top1"]:.2%}, top-5 {result["top5"]:.2%}, loss {result["loss"]:.4f}, '
-        f'{result["num_videos"]} videos'
-    )
-    for head in reporting.heads(result):
-        top1, top5 = result[f'{head}/top1'], result[f'{head}/top5']
-        print(f'  {head}: top-1 {top1:.2%}, top-5 {top5:.2%}')
+    first, *others = reporting.summary(result)
+    print(f'{result["split"]}, {result["views"]} views, step {result["step"]}: {first}')
+    for line in others:
+        print(line)
 
 
 if __name__ == '__main__':

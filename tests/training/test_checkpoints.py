@@ -76,6 +76,18 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     assert checkpoints.about(5) == {'config': {'seed': 0}, 'step': 5}
 
 
+def test_the_best_of_multi_label_data_has_the_highest_map(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_last=1, keep_best=1)
+    for step, score in enumerate([0.2, float('nan'), 0.9, 0.5, float('nan')], start=1):
+        # Neither the loss nor the exact matches count.
+        metrics = {'loss': 1 - score, 'exact_match': 1 - score, 'mAP': score}
+        checkpoints.save(state_at(step), {}, metrics)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, keep_last=1, keep_best=1)
+    assert checkpoints.steps == [3, 5]
+    assert checkpoints.best_step() == 3
+
+
 @pytest.mark.parametrize('damage', ['truncated', 'missing', 'one bit', 'metadata', 'about'])
 def test_a_damaged_latest_checkpoint_falls_back_to_the_one_before(tmp_path, damage, caplog):
     save(tmp_path, [1, 2]).close()

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from vjax.training import losses, metrics
+from vjax.training import losses
 from vjax.training.losses import Classification
 
 AUX = Path(__file__).parents[3] / 'shared/scenic/aux'
@@ -39,46 +39,6 @@ def test_losses_equal_the_reference(smoothing, masked):
     loss = jnp.sum(mask * losses.softmax_cross_entropy(logits, smooth)) / jnp.sum(mask)
     name = f'ce_onehot_ls{smoothing or None}_{"mask" if masked else "nomask"}'
     assert float(loss) == pytest.approx(expected[name], rel=1e-5)
-
-
-def test_metrics_count_masked_examples_only():
-    logits = jnp.array([[3.0, 1.0, 0.0], [0.0, 2.0, 1.0], [0.0, 0.0, 9.0]])
-    label = jnp.array([[0], [2], [0]], jnp.int32)
-    mask = jnp.array([1.0, 1.0, 0.0])
-    sums = metrics.evaluation_sums(
-        Classification({'label': 3}, 'softmax', 0.1), logits, label, mask
-    )
-    assert sums.keys() == {'loss', 'top1', 'top5', 'num'}
-    hard = losses.softmax_cross_entropy(logits, losses.one_hot(label[:, 0], 3))
-    assert float(sums['loss']) == pytest.approx(float(hard[0] + hard[1]), rel=1e-6)
-    assert float(sums['num']) == 2
-    assert float(sums['top1']) == 1
-    assert float(sums['top5']) == 2
-    means = metrics.means(sums)
-    assert means['top1'] == 0.5
-    assert 'num' not in means
-
-
-def test_equal_logits_are_not_a_hit():
-    label = jnp.array([0, 1], jnp.int32)
-    assert float(jnp.sum(metrics.in_top_k(jnp.zeros((2, 10)), label, 1))) == 0
-    assert float(jnp.sum(metrics.in_top_k(jnp.zeros((2, 10)), label, 5))) == 0
-
-
-def test_logits_that_are_not_numbers_are_not_a_hit():
-    logits = jnp.full((2, 10), jnp.nan)
-    assert float(jnp.sum(metrics.in_top_k(logits, jnp.array([0, 9], jnp.int32), 5))) == 0
-
-
-@pytest.mark.parametrize('k', [1, 2, 5])
-def test_top_k_equals_sorting(k):
-    rng = np.random.default_rng(0)
-    logits = rng.normal(size=(50, 8)).astype(np.float32)
-    label = rng.integers(0, 8, 50).astype(np.int32)
-    expected = [y in np.argsort(-row)[:k] for row, y in zip(logits, label, strict=True)]
-    np.testing.assert_array_equal(
-        metrics.in_top_k(jnp.asarray(logits), jnp.asarray(label), k), expected
-    )
 
 
 # --- Several heads, and the sigmoid loss ---
@@ -117,73 +77,72 @@ def test_the_sigmoid_loss_sums_binary_cross_entropies(heads, smoothing):
     np.testing.assert_allclose(classification.loss(logits, target), expected, rtol=1e-5)
 
 
-def brute_force(scores, label, k):
-    """The joint top-k hits by looking at every combination."""
-    hits = []
-    for i in range(len(label)):
-        sums = np.zeros(())
-        for of_head in scores:
-            sums = sums[..., None] + of_head[i].astype(np.float64)
-        rivals = np.sum(~(sums < sums[tuple(label[i])])) - 1
-        hits.append(rivals < min(k, sums.size))
-    return np.array(hits)
-
-
-@pytest.mark.filterwarnings('ignore:invalid value')  # Infinities of both signs are added.
-@pytest.mark.parametrize('sizes', [(9,), (7, 4), (2, 2), (1, 3), (12, 1), (3, 8, 5)], ids=str)
-@pytest.mark.parametrize('k', [1, 2, 5])
-@pytest.mark.parametrize('odd', [(), (np.nan,), (np.inf, -np.inf), (np.nan, np.inf, -np.inf)])
-def test_joint_top_k_equals_looking_at_every_combination(sizes, k, odd):
-    rng = np.random.default_rng(0)
-    # Few whole numbers: many ties, and sums without rounding.
-    scores = [rng.integers(-4, 5, (400, size)).astype(np.float32) for size in sizes]
-    for of_head in scores:
-        for value in odd:
-            of_head[rng.random(of_head.shape) < 0.05] = value
-    label = np.stack([rng.integers(0, size, 400) for size in sizes], axis=1).astype(np.int32)
-    # Half of the labels are likely ones.
-    label[::2] = np.stack(
-        [np.nan_to_num(of_head[::2]).argmax(axis=1) for of_head in scores], axis=1
-    )
-    hits = metrics.in_joint_top_k([jnp.asarray(x) for x in scores], jnp.asarray(label), k)
-    expected = brute_force(scores, label, k)
-    np.testing.assert_array_equal(hits, expected)
-    assert 0 < expected.mean() <= 1
-    if len(sizes) == 1:
-        alone = metrics.in_top_k(jnp.asarray(scores[0]), jnp.asarray(label[:, 0]), k)
-        np.testing.assert_array_equal(hits, alone)
-
-
-@pytest.mark.parametrize('name', losses.NAMES)
-def test_the_sums_of_several_heads(name):
-    logits, label = random_logits()
-    mask = jnp.asarray(np.arange(300) % 3 > 0, jnp.float32)
-    sums = metrics.evaluation_sums(Classification(HEADS, name, 0.1), logits, label, mask)
-    heads = {f'{head}/top{k}' for head in HEADS for k in (1, 5)}
-    assert sums.keys() == {'loss', 'top1', 'top5', 'num'} | heads
-    x = np.asarray(logits, np.float64)
-    if name == 'softmax':
-        p = [np.exp(x[:, :7]), np.exp(x[:, 7:])]
-        log_p = [np.log(part / part.sum(axis=1, keepdims=True)) for part in p]
-    else:
-        log_p = [-np.log1p(np.exp(-x[:, :7])), -np.log1p(np.exp(-x[:, 7:]))]
-    for k in (1, 5):
-        joint = brute_force(log_p, np.asarray(label), k)
-        assert float(sums[f'top{k}']) == np.sum(joint * np.asarray(mask))
-        noun = metrics.in_top_k(logits[:, :7], label[:, 0], k)
-        assert float(sums[f'noun/top{k}']) == float(jnp.sum(mask * noun))
-        assert sums[f'top{k}'] <= min(sums[f'noun/top{k}'], sums[f'verb/top{k}'])
-    exact = Classification(HEADS, name, 0.0)
-    expected = jnp.sum(mask * exact.loss(logits, exact.targets(label)))
-    assert float(sums['loss']) == pytest.approx(float(expected), rel=1e-6)
-
-
 def test_a_training_hit_is_one_of_all_heads_at_what_the_mixed_target_has_most_of():
     classification = Classification({'a': 3, 'b': 2}, 'softmax', 0.1)
     target = classification.targets(jnp.array([[0, 1], [2, 0]], jnp.int32))
     mixed = 0.7 * target + 0.3 * target[::-1]
     logits = jnp.array([[5.0, 1, 2, 0, 1], [5, 1, 2, 1, 0]])  # Of the second, only b is right.
-    np.testing.assert_array_equal(metrics.training_hits(classification, logits, mixed), [1, 0])
-    np.testing.assert_array_equal(
-        metrics.training_hits(classification, logits, 0.3 * target + 0.7 * target[::-1]), [0, 0]
+    np.testing.assert_array_equal(classification.hits(logits, mixed), [1, 0])
+    mixed = 0.3 * target + 0.7 * target[::-1]
+    np.testing.assert_array_equal(classification.hits(logits, mixed), [0, 0])
+
+
+@pytest.mark.parametrize('value', [0.0, np.nan])
+@pytest.mark.parametrize('multi_label', [False, True])
+def test_logits_that_say_nothing_are_no_hit_in_training(value, multi_label):
+    classification = Classification({'label': 4}, 'sigmoid', 0.0, multi_label)
+    target = jnp.eye(4)
+    np.testing.assert_array_equal(classification.hits(jnp.full((4, 4), value), target), np.zeros(4))
+
+
+# --- Any number of labels ---
+
+MULTI_HOT = [[0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
+
+
+def multi_label(smoothing):
+    return Classification({'action': 4}, 'sigmoid', smoothing, multi_label=True)
+
+
+def test_multi_hot_targets_are_smoothed_between_yes_and_no():
+    label = jnp.array(MULTI_HOT, jnp.int32)
+    np.testing.assert_array_equal(multi_label(0.0).targets(label), MULTI_HOT)
+    smooth = np.where(MULTI_HOT, 0.95, 0.05)
+    np.testing.assert_allclose(multi_label(0.1).targets(label), smooth, rtol=1e-6)
+    one_class = Classification({'action': 4}, 'sigmoid', 0.1)
+    # Of one-hot targets, the mass is spread over the classes.
+    np.testing.assert_allclose(
+        one_class.targets(jnp.array([[1]], jnp.int32)), [[0.025, 0.925, 0.025, 0.025]], rtol=1e-6
     )
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_the_multi_label_loss_and_its_gradient_are_those_of_torch(smoothing):
+    torch = pytest.importorskip('torch', reason='needs the [parity] extra')
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=4, size=(3, 4)).astype(np.float32)
+    logits[0, :2] = 60, -60  # Where the logarithm of a sigmoid is lost.
+    target = np.where(MULTI_HOT, 1 - smoothing / 2, smoothing / 2).astype(np.float32)
+    theirs = torch.tensor(logits, requires_grad=True)
+    loss = torch.nn.BCEWithLogitsLoss(reduction='none')(theirs, torch.tensor(target)).sum(dim=1)
+    loss.sum().backward()
+
+    def ours(logits):
+        classification = multi_label(smoothing)
+        found = classification.loss(logits, classification.targets(jnp.array(MULTI_HOT, jnp.int32)))
+        return found.sum(), found
+
+    grad, found = jax.grad(ours, has_aux=True)(jnp.asarray(logits))
+    # Both are float32: a few roundings of sums of four terms.
+    np.testing.assert_allclose(found, loss.detach().numpy(), rtol=1e-5)
+    np.testing.assert_allclose(grad, theirs.grad.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.3])
+def test_a_multi_label_hit_has_just_the_classes_that_the_mixed_target_has_most_of(smoothing):
+    target = multi_label(smoothing).targets(jnp.array(MULTI_HOT, jnp.int32))
+    mixed = 0.8 * target + 0.2 * target[::-1]
+    right = jnp.array([[-1.0, 2, 3, -4], [-1, -1, -1, -1], [1, 1, 1, 1]])
+    np.testing.assert_array_equal(multi_label(smoothing).hits(right, mixed), [1, 1, 1])
+    for wrong in (right.at[:, 2].multiply(-1), right.at[:, 0].set(0)):
+        np.testing.assert_array_equal(multi_label(smoothing).hits(wrong, mixed), [0, 0, 0])

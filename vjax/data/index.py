@@ -76,9 +76,9 @@ class Index:
     def __len__(self) -> int:
         return len(self.num_frames)
 
-    def source(self, video: int) -> str:
-        """A video's name in the annotations."""
-        return bytes(self.sources).decode().split('\n')[video]
+    def names(self) -> list[str]:
+        """The videos' names in the annotations."""
+        return bytes(self.sources).decode().split('\n')[:-1]  # Each ends with a line feed.
 
     def record_offsets(self, video: int) -> tuple[Int[np.ndarray, 'records'], Any]:
         """Where a video's records begin in its shard, and their sizes, in bytes."""

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import math
 import shutil
 import sys
 import warnings
@@ -18,7 +19,8 @@ from orbax.checkpoint import v1 as ocp
 from vjax.errors import UserError
 from vjax.training.step import State
 
-BEST = 'top1'
+# What the best checkpoint is the best by: the first of these that an evaluation has.
+BEST = ('mAP', 'top1')
 log = logging.getLogger(__name__)
 
 
@@ -47,7 +49,7 @@ class Checkpoints:
         Args:
             workdir: of the run.
             keep_last: how many of the latest stay.
-            keep_best: how many stay for their validation top-1.
+            keep_best: how many stay for their validation top-1, or mAP on multi-label data.
             remove_unfinished: deletes what a killed run left half-written. For the trainer only: to
                 a reader, a running trainer's save looks the same.
         """
@@ -59,7 +61,7 @@ class Checkpoints:
                 [
                     policies.LatestN(keep_last),
                     policies.BestN(
-                        get_metric_fn=lambda metrics: metrics[BEST],
+                        get_metric_fn=_merit,
                         n=keep_best,
                         keep_checkpoints_without_metrics=False,
                     ),
@@ -74,9 +76,9 @@ class Checkpoints:
         return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
 
     def best_step(self) -> int | None:
-        """The step with the highest validation top-1, the latest of equals; None if none has one."""
+        """The step with the best validation top-1 or mAP, the latest of equals; None if none has one."""
         scored = [c for c in self._checkpointer.checkpoints if c.metrics]
-        return max(scored, key=lambda c: (c.metrics[BEST], c.step)).step if scored else None
+        return max(scored, key=lambda c: (_merit(c.metrics), c.step)).step if scored else None
 
     def about(self, step: int) -> dict[str, Any]:
         """The JSON record of a checkpoint.
@@ -208,6 +210,12 @@ class Checkpoints:
                 f'could not write a checkpoint to {self.directory}: {said}; mend that and run the same '
                 f'command again, the checkpoints before it are whole.'
             ) from error
+
+
+def _merit(metrics: Mapping[str, float]) -> float:
+    """The metric that the best checkpoint has most of; the least where it is not a number."""
+    value = next(metrics[name] for name in BEST if name in metrics)
+    return -math.inf if math.isnan(value) else value
 
 
 def _split(state: State) -> dict[str, dict[str, Any]]:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 NAMES = ('softmax', 'sigmoid')
@@ -13,7 +15,7 @@ NAMES = ('softmax', 'sigmoid')
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """What a model's logits stand for, and what they are trained to be.
+    """What a model's logits stand for, what they are trained to be, and when they are right.
 
     One head or several (the noun and the verb of an action): the logits of the heads stand one after
     another in the model's last axis, and the loss is the mean of the heads' losses, both as for the
@@ -24,22 +26,40 @@ class Classification:
         name: 'softmax': classes exclude each other, cross-entropy; 'sigmoid': each class is a
             question of its own, and the binary cross-entropies of all classes are summed (the
             ImageNet recipe of TokenLearner).
-        label_smoothing: mass that each head spreads evenly over its classes.
+        label_smoothing: mass that each head spreads evenly over its classes; of a multi-label head,
+            that each class's question spreads evenly over its answers yes and no.
+        multi_label: whether an example has any number of its (only) head's classes, not exactly one.
+            The loss is then 'sigmoid'.
     """
 
     heads: Mapping[str, int]
     name: str
     label_smoothing: float
+    multi_label: bool = False
+
+    @property
+    def hit(self) -> str:
+        """What the share of the examples that are `hits` is called."""
+        return 'exact_match' if self.multi_label else 'top1'
 
     def split(
-        self, logits: Float[Array, 'batch classes']
-    ) -> dict[str, Float[Array, 'batch head_classes']]:
+        self, logits: Float[Array | np.ndarray, 'batch classes']
+    ) -> dict[str, Float[Array | np.ndarray, 'batch _']]:
         """Each head's part of logits, or of targets."""
-        ends = list(itertools.accumulate(self.heads.values()))
-        return dict(zip(self.heads, jnp.split(logits, ends[:-1], axis=-1), strict=True))
+        ends = itertools.accumulate(self.heads.values())
+        return {
+            head: logits[:, end - size : end]
+            for (head, size), end in zip(self.heads.items(), ends, strict=True)
+        }
 
-    def targets(self, label: Int[Array, 'batch heads']) -> Float[Array, 'batch classes']:
-        """Smoothed one-hot targets, the heads' one after another."""
+    def targets(self, label: Int[Array, 'batch _']) -> Float[Array, 'batch classes']:
+        """Smoothed targets: the heads' one-hot ones one after another, or multi-hot ones.
+
+        Args:
+            label: a class id for each head; of a multi-label head, 0 or 1 for each class.
+        """
+        if self.multi_label:
+            return label * (1.0 - self.label_smoothing) + self.label_smoothing / 2
         parts = [
             one_hot(label[:, i], size, self.label_smoothing)
             for i, size in enumerate(self.heads.values())
@@ -60,6 +80,28 @@ class Classification:
         """What each head makes of its classes, as the loss understands logits."""
         log = jax.nn.log_softmax if self.name == 'softmax' else jax.nn.log_sigmoid
         return {head: log(part) for head, part in self.split(logits).items()}
+
+    def hits(
+        self, logits: Float[Array, 'batch classes'], target: Float[Array, 'batch classes']
+    ) -> Float[Array, 'batch']:
+        """1 where the logits are right about what the target, mixed or not, has most of.
+
+        That is where each head's class of the target scores more than every other of its classes, or,
+        of a multi-label head, where just the classes of the target have positive logits.
+        """
+        if self.multi_label:
+            right = jnp.where(target > 0.5, logits > 0, logits < 0)
+            return jnp.all(right, axis=-1).astype(jnp.float32)
+        parts, targets = self.split(logits), self.split(target)
+        return math.prod(_best(parts[head], targets[head]) for head in self.heads)
+
+
+def _best(
+    logits: Float[Array, 'batch classes'], target: Float[Array, 'batch classes']
+) -> Float[Array, 'batch']:
+    """1 where nothing but the target's largest class scores as high as it; a NaN beats all."""
+    own = jnp.take_along_axis(logits, jnp.argmax(target, axis=-1, keepdims=True), axis=-1)
+    return (jnp.sum(~(logits < own), axis=-1) == 1).astype(jnp.float32)
 
 
 def one_hot(

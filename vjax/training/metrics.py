@@ -1,102 +1,218 @@
-"""Metrics as sums: exact over a whole set, whatever the batch size, the padding or the number of hosts."""
+"""Metrics of a whole set, all from its logits at once: no batch size, padding or host enters them."""
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Float, Int
+from etils import epy
+from jaxtyping import Bool, Float, Int
+from scipy import special
 
 from vjax.training.losses import Classification
 
-Sums = dict[str, Array]
+with epy.lazy_imports():
+    from sklearn import metrics as sklearn_metrics
+
+NUM_BINS = 15  # Of the calibration error: those of arXiv:1706.04599.
+
+
+class Outputs(NamedTuple):
+    """What a model made of the examples of a set.
+
+    Attributes:
+        logits: the mean over an example's views.
+        loss: in nats, without label smoothing.
+        label: class id for each head; of a multi-label head, 0 or 1 for each class.
+        index: the example's place in the set, ascending.
+    """
+
+    logits: Float[np.ndarray, 'examples classes']
+    loss: Float[np.ndarray, 'examples']
+    label: Int[np.ndarray, 'examples _']
+    index: Int[np.ndarray, 'examples']
+
+
+def scores(classification: Classification, outputs: Outputs) -> dict[str, float]:
+    """All metrics of a set, shares in [0, 1]; and `num_videos`.
+
+    Of every set, `loss` in nats. Of a head whose classes exclude each other:
+        top1, top5: share of the examples whose class is among the best; see `in_top_k`.
+        mean_class_accuracy: the mean over the classes that there are examples of, of their top1.
+        ece: expected calibration error of the best class's probability.
+    With several heads these are there for each, as in `noun/top1`; `top1` and `top5` alone are then
+    those of the combination of the heads' classes (see `in_joint_top_k`).
+
+    Of a multi-label head:
+        mAP: see `mean_average_precision`.
+        exact_match: share of the examples where just the right classes are more likely than not.
+        ece: expected calibration error of all classes' probabilities, pooled.
+    """
+    found = {'loss': np.mean(outputs.loss, dtype=np.float64)}
+    if classification.multi_label:
+        logits, label = outputs.logits, outputs.label.astype(bool)
+        probability = special.expit(logits.astype(np.float64))
+        found |= {
+            'mAP': mean_average_precision(logits, label),
+            # A logit of 0 says neither yes nor no, and one that is not a number nothing.
+            'exact_match': np.mean(np.all(np.where(label, logits > 0, logits < 0), axis=-1)),
+            'ece': expected_calibration_error(probability.ravel(), label.ravel()),
+        }
+    else:
+        log_p = log_probabilities(classification, outputs.logits)
+        if len(log_p) > 1:
+            joint = list(log_p.values())
+            for k in (1, 5):
+                found[f'top{k}'] = np.mean(in_joint_top_k(joint, outputs.label, k))
+        for i, (head, logits) in enumerate(classification.split(outputs.logits).items()):
+            label = outputs.label[:, i]
+            top1 = in_top_k(logits, label, 1)
+            of_head = {
+                'top1': np.mean(top1),
+                'top5': np.mean(in_top_k(logits, label, 5)),
+                'mean_class_accuracy': mean_class_accuracy(top1, label),
+                'ece': expected_calibration_error(np.exp(np.max(log_p[head], axis=-1)), top1),
+            }
+            found |= {prefix(classification, head) + name: x for name, x in of_head.items()}
+    return {
+        **{name: float(value) for name, value in found.items()},
+        'num_videos': len(outputs.loss),
+    }
+
+
+def prefix(classification: Classification, head: str) -> str:
+    """What the names of a head's own metrics begin with: 'noun/', or nothing where it is the only one."""
+    return f'{head}/' if len(classification.heads) > 1 else ''
+
+
+def log_probabilities(
+    classification: Classification, logits: Float[np.ndarray, 'examples classes']
+) -> dict[str, Float[np.ndarray, 'examples _']]:
+    """`Classification.log_probabilities` in float64, on the host."""
+    parts = classification.split(logits.astype(np.float64))
+    if classification.name == 'sigmoid':
+        return {head: special.log_expit(part) for head, part in parts.items()}
+    # Logits that are not finite give what is not a number, as in the loss.
+    with np.errstate(invalid='ignore'):
+        return {head: special.log_softmax(part, axis=-1) for head, part in parts.items()}
+
+
+# --- Right or wrong ---
 
 
 def in_top_k(
-    logits: Float[Array, 'batch classes'], label: Int[Array, 'batch'], k: int
-) -> Float[Array, 'batch']:
-    """1 where fewer than `k` classes score at least as high as the label.
+    logits: Float[np.ndarray, 'examples classes'], label: Int[np.ndarray, 'examples'], k: int
+) -> Bool[np.ndarray, 'examples']:
+    """Where fewer than `k` classes score at least as high as the label.
 
     Ties count against the label: logits that are all equal (a head left at initialisation) score 0,
     not the accuracy of whichever class comes first; so do logits that are not numbers.
     """
-    own = jnp.take_along_axis(logits, label[:, None], axis=-1)
+    own = np.take_along_axis(logits, label[:, None], axis=-1)
     # Not `logits >= own`, by which a NaN would beat nobody.
-    rivals = jnp.sum(~(logits < own), axis=-1) - 1
-    return (rivals < min(k, logits.shape[-1])).astype(jnp.float32)
+    rivals = np.sum(~(logits < own), axis=-1) - 1
+    return rivals < min(k, logits.shape[-1])
 
 
 def in_joint_top_k(
-    scores: Sequence[Float[Array, 'batch _']], label: Int[Array, 'batch heads'], k: int
-) -> Float[Array, 'batch']:
-    """1 where fewer than `k` combinations of classes score at least as high as the label's.
+    parts: Sequence[Float[np.ndarray, 'examples _']],
+    label: Int[np.ndarray, 'examples heads'],
+    k: int,
+) -> Bool[np.ndarray, 'examples']:
+    """Where fewer than `k` combinations of classes score at least as high as the label's.
 
-    A combination takes one class of each head, and its score is the sum of theirs. The k + 1 best
-    combinations are made of each head's k + 1 best classes, so no others are looked at; ties and
-    scores that are not numbers count against the label, as in `in_top_k`.
+    A combination takes one class of each head, and its score is the sum of theirs: as log-probabilities,
+    the product of the heads' probabilities. The k + 1 best combinations are made of each head's k + 1
+    best classes, so no others are looked at; ties and scores that are not numbers count against the
+    label, as in `in_top_k`.
     """
-    own, best = jnp.zeros((len(label), 1)), jnp.zeros((len(label), 1))
-    for i, of_head in enumerate(scores):
-        # To `top_k`, and not to the label, a NaN is the best.
-        known = jnp.where(jnp.isnan(of_head), jnp.inf, of_head)
-        top, _ = jax.lax.top_k(known, min(k + 1, of_head.shape[-1]))
-        own = own + jnp.take_along_axis(of_head, label[:, i, None], axis=-1)
-        sums = rearrange(best, 'b i -> b i 1') + rearrange(top, 'b j -> b 1 j')
-        best = rearrange(sums, 'b i j -> b (i j)')
-    not_beaten = jnp.sum(~(best < own), axis=-1)  # The label's own combination is one of them.
-    k = min(k, math.prod(of_head.shape[-1] for of_head in scores))
-    return (not_beaten <= k).astype(jnp.float32)
+    own, best = np.zeros((len(label), 1)), np.zeros((len(label), 1))
+    with np.errstate(invalid='ignore'):  # Infinities of both signs may be added.
+        for i, of_head in enumerate(parts):
+            # What is not a number is sorted behind the largest: here it is among the best.
+            top = np.sort(of_head, axis=-1)[:, -(k + 1) :]
+            own = own + np.take_along_axis(of_head, label[:, i, None], axis=-1)
+            sums = rearrange(best, 'b i -> b i 1') + rearrange(top, 'b j -> b 1 j')
+            best = rearrange(sums, 'b i j -> b (i j)')
+    not_beaten = np.sum(~(best < own), axis=-1)  # The label's own combination is one of them.
+    return not_beaten <= min(k, math.prod(of_head.shape[-1] for of_head in parts))
 
 
-def training_hits(
-    classification: Classification,
-    logits: Float[Array, 'batch classes'],
-    target: Float[Array, 'batch classes'],
-) -> Float[Array, 'batch']:
-    """1 where every head's best class is the one of which the target, mixed or not, has most."""
-    hits = [
-        in_top_k(part, jnp.argmax(of_head, axis=-1), 1)
-        for part, of_head in zip(
-            classification.split(logits).values(),
-            classification.split(target).values(),
-            strict=True,
-        )
+def predicted(logits: Float[np.ndarray, 'examples classes']) -> Int[np.ndarray, 'examples']:
+    """The class that scores more than every other, as `in_top_k` takes it; -1 if there is none."""
+    best = np.argmax(np.where(np.isnan(logits), -np.inf, logits), axis=-1)
+    return np.where(in_top_k(logits, best, 1), best, -1)
+
+
+# --- Metrics that scikit-learn lacks, or refuses some sets of ---
+
+
+def mean_class_accuracy(
+    right: Bool[np.ndarray, 'examples'], label: Int[np.ndarray, 'examples']
+) -> float:
+    """The mean, over the classes that there are examples of, of the share of them that is right."""
+    count = np.bincount(label)
+    share = np.bincount(label, weights=right)[count > 0] / count[count > 0]
+    return float(np.mean(share))
+
+
+def expected_calibration_error(
+    confidence: Float[np.ndarray, 'predictions'], right: Bool[np.ndarray, 'predictions']
+) -> float:
+    """How far probabilities are from shares of hits (arXiv:1706.04599, eq. 3).
+
+    The predictions are sorted into 15 bins of confidence, (0, 1/15] to (14/15, 1]. The error is the mean
+    over the predictions of the distance, in their bin, of the mean confidence from the share that is
+    right; NaN where a confidence is.
+    """
+    if np.isnan(confidence).any():
+        return math.nan
+    bins = np.digitize(confidence, np.arange(1, NUM_BINS) / NUM_BINS, right=True)
+    gaps = np.bincount(bins, weights=right - confidence)
+    return float(np.sum(np.abs(gaps)) / len(confidence))
+
+
+def mean_average_precision(
+    logits: Float[np.ndarray, 'examples classes'], label: Bool[np.ndarray, 'examples classes']
+) -> float:
+    """mAP: the mean, over the classes that there are examples of, of their average precision.
+
+    That of a class is the mean over its examples of the precision at their rank, not interpolated;
+    examples of equal logits have the lowest of their ranks together, so that their order is nothing.
+    NaN where a logit is, or where there is no example of any class.
+    """
+    if np.isnan(logits).any() or not label.any():
+        return math.nan
+    logits = np.nan_to_num(logits)  # scikit-learn refuses infinities.
+    precisions = [
+        sklearn_metrics.average_precision_score(label[:, i], logits[:, i])
+        for i in np.flatnonzero(label.any(axis=0))
     ]
-    return math.prod(hits)
+    return float(np.mean(precisions))
 
 
-def evaluation_sums(
-    classification: Classification,
-    logits: Float[Array, 'batch classes'],
-    label: Int[Array, 'batch heads'],
-    mask: Float[Array, 'batch'],
-) -> Sums:
-    """Sums over the examples whose mask is 1: the loss without smoothing, hits, and their number.
+# --- Which class is taken for which ---
 
-    `top1` and `top5` count hits of the label. With several heads that is the combination of their
-    labels, ranked among all combinations by the product of the heads' probabilities, and each head's
-    own hits are there too, as in `noun/top1`.
+
+def confusion_matrix(
+    logits: Float[np.ndarray, 'examples classes'], label: Int[np.ndarray, 'examples']
+) -> Int[np.ndarray, 'classes classes_and_none']:
+    """How many examples of each class (a row) have each class predicted; last, those with none."""
+    num_classes = logits.shape[-1]
+    guess = predicted(logits)
+    guess = np.where(guess < 0, num_classes, guess)
+    ids = np.arange(num_classes + 1)
+    return sklearn_metrics.confusion_matrix(label, guess, labels=ids)[:num_classes]
+
+
+def multi_label_confusion(
+    logits: Float[np.ndarray, 'examples classes'], label: Int[np.ndarray, 'examples classes']
+) -> Int[np.ndarray, 'classes 4']:
+    """For each class its true positives, false positives, false negatives and true negatives.
+
+    Positive is what is more likely than not.
     """
-    exact = dataclasses.replace(classification, label_smoothing=0.0)
-    parts = classification.split(logits)
-    hits = {}
-    if len(parts) > 1:
-        scores = list(classification.log_probabilities(logits).values())
-        hits |= {f'top{k}': in_joint_top_k(scores, label, k) for k in (1, 5)}
-    for i, (head, part) in enumerate(parts.items()):
-        prefix = f'{head}/' if len(parts) > 1 else ''
-        hits |= {f'{prefix}top{k}': in_top_k(part, label[:, i], k) for k in (1, 5)}
-    per_example = {'loss': exact.loss(logits, exact.targets(label)), **hits}
-    return {
-        **{name: jnp.sum(mask * value) for name, value in per_example.items()},
-        'num': jnp.sum(mask),
-    }
-
-
-def means(sums: Mapping[str, Any]) -> dict[str, float]:
-    """Sums divided by their number; `num` itself is dropped."""
-    num = max(float(sums['num']), 1.0)
-    return {name: float(value) / num for name, value in sums.items() if name != 'num'}
+    truth, guess = label > 0, logits > 0
+    cells = (truth & guess, ~truth & guess, truth & ~guess, ~truth & ~guess)
+    return np.stack([np.sum(cell, axis=0) for cell in cells], axis=-1)

@@ -36,6 +36,16 @@ PACKAGES = (
     'av',
 )
 
+# The shares among the metrics, as a person reads them, in this order.
+SHARES = {
+    'top1': 'top-1',
+    'top5': 'top-5',
+    'mAP': 'mAP',
+    'exact_match': 'exact match',
+    'mean_class_accuracy': 'mean class accuracy',
+    'ece': 'ECE',
+}
+
 
 def write_json(path: Path, value: Any) -> None:
     """Replaces a file by indented JSON in one step, so that a reader never sees half of it."""
@@ -178,11 +188,11 @@ class Progress:
         )
         left = (self._num_steps - step) / overall
         logger.info(
-            'step %d/%d  loss %.4f  top-1 %.1f %%  %.1f clips/s  ETA %s',
+            'step %d/%d  loss %.4f  %s  %.1f clips/s  ETA %s',
             step,
             self._num_steps,
             scalars['train/loss'],
-            100 * scalars['train/top1'],
+            shares(scalars, 'train/'),
             steps_per_second * self._batch_size,
             duration(left),
         )
@@ -191,24 +201,24 @@ class Progress:
     def evaluation(self, step: int, split: str, scores: Mapping[str, float]) -> None:
         """Writes the metrics of an evaluation; the clips per second leave its time out."""
         self._log.write(step, {f'{split}/{name}': value for name, value in scores.items()})
-        logger.info(
-            'step %d/%d  %s: loss %.4f  top-1 %.2f %%  top-5 %.2f %%  of %d videos',
-            step,
-            self._num_steps,
-            split,
-            scores['loss'],
-            100 * scores['top1'],
-            100 * scores['top5'],
-            scores['num_videos'],
-        )
-        for head in heads(scores):
-            logger.info('  %s: top-1 %.2f %%', head, 100 * scores[f'{head}/top1'])
+        first, *others = summary(scores)
+        logger.info('step %d/%d  %s: %s', step, self._num_steps, split, first)
+        for line in others:
+            logger.info(line)
         self._since = time.monotonic()
 
 
-def heads(scores: Mapping[str, Any]) -> list[str]:
-    """The heads whose own metrics are among `scores`; none where there is one head."""
-    return [name.removesuffix('/top1') for name in scores if name.endswith('/top1')]
+def summary(scores: Mapping[str, Any]) -> list[str]:
+    """The metrics of an evaluation in words, a line; and one more for each head where there are several."""
+    heads = [name.removesuffix('/top1') for name in scores if name.endswith('/top1')]
+    first = f'{shares(scores)}, loss {scores["loss"]:.4f}, {scores["num_videos"]} videos'
+    return [first, *(f'  {head}: {shares(scores, f"{head}/")}' for head in heads)]
+
+
+def shares(scores: Mapping[str, float], prefix: str = '') -> str:
+    """The shares among the metrics that begin with `prefix`: 'top-1 12.34%, top-5 50.00%'."""
+    found = {shown: scores.get(prefix + name) for name, shown in SHARES.items()}
+    return ', '.join(f'{shown} {x:.2%}' for shown, x in found.items() if x is not None)
 
 
 def duration(seconds: float) -> str:

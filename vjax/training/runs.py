@@ -23,7 +23,7 @@ from vjax.training.rules import path_name
 log = logging.getLogger(__name__)
 
 # What `write_about` leaves in config.json; after a conversion, `conversion` as well.
-ABOUT = frozenset({'config', 'classes', 'fingerprint', 'settings'})
+ABOUT = frozenset({'config', 'classes', 'multi_label', 'fingerprint', 'settings'})
 
 
 class Run(NamedTuple):
@@ -32,6 +32,7 @@ class Run(NamedTuple):
     Attributes:
         config: the config it was trained with.
         classes: each head's class names, in the order of the logits.
+        multi_label: whether a video has any number of them, not exactly one of each head.
         settings: how its videos were prepared (short side, JPEG quality).
         model: the model.
         params: its parameters; their moving average where the run kept one.
@@ -42,6 +43,7 @@ class Run(NamedTuple):
 
     config: ml_collections.ConfigDict
     classes: dict[str, tuple[str, ...]]
+    multi_label: bool
     settings: dict[str, Any]
     model: Any
     params: Any
@@ -56,7 +58,8 @@ def write_about(workdir: Path, about: dict[str, Any]) -> None:
 
 
 def read_about(workdir: str | Path) -> dict[str, Any]:
-    """The record that `write_about` left: `config`, `classes`, `fingerprint`, `settings`.
+    """The record that `write_about` left: `config`, `classes`, `multi_label`,
+    `fingerprint`, `settings`.
 
     Raises:
         UserError: the workdir holds no run.
@@ -154,7 +157,8 @@ def load_run(
             params = loaded['ema'] if trained.ema else loaded['params']
             classes = classes_by_head(about['classes'])
             conversion = about.get('conversion', {})
-            return Run(config, classes, about['settings'], model, params, step, conversion)
+            kind, settings = about['multi_label'], about['settings']
+            return Run(config, classes, kind, settings, model, params, step, conversion)
     finally:
         checkpoints.close()
     raise UserError(f"no checkpoint of '{workdir}' could be read (tried steps {steps}).")
