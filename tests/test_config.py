@@ -94,6 +94,19 @@ def test_no_section_takes_an_unknown_key_or_lacks_one(config, section):
             configs.check(shortened)
 
 
+def test_multi_label_data_takes_the_sigmoid_loss(config):
+    classes = {'action': ('a', 'b', 'c')}
+    with pytest.raises(
+        UserError, match=r"loss\.name='softmax' .* set config\.loss\.name=sigmoid\."
+    ):
+        configs.classification(config, classes, True)
+    assert not configs.classification(config, classes, False).multi_label
+    config.loss.name = 'sigmoid'
+    classification = configs.classification(config, classes, True)
+    assert classification.multi_label
+    assert classification.heads == {'action': 3}
+
+
 def test_differences_name_what_must_not_change(config):
     saved = config.to_dict()
     current = config.to_dict()

@@ -22,8 +22,6 @@ MTV_B = 'variant=B/2+S/4+Ti/8'
 MTV_L = 'variant=L/2+B/4+S/8+Ti/16'
 # Scenic says the sizes of the temporal encoder; for us 0 is that of the spatial one.
 AS_SPATIAL = {'temporal_num_heads': 0, 'temporal_mlp_dim': 0}
-# RandAugment takes the place of colour jitter in Scenic, whatever the file says about colours.
-NO_COLORS = {'augment.color_jitter': 0.0, 'augment.color_drop': 0.0}
 # Published file -> our config, the tree of its parameters, the values of ours that differ, and the
 # fields of our model that are not those of Scenic's.
 PUBLISHED = {
@@ -102,13 +100,13 @@ PUBLISHED = {
     'mtv/configs/ssv2/ssv2_mtv_b2_cva.py': (
         'mtv/something_something_v2.py',
         'mtv_b_ssv2',
-        NO_COLORS,
+        {},
         {},
     ),
     'mtv/configs/epic_kitchens/epic_mtv_b2_cva.py': (
         'mtv/epic_kitchens.py',
         'mtv_b_ek',
-        NO_COLORS,
+        {},
         {},
     ),
     'token_learner/configs/im1k_token_learner_config.py': (
@@ -123,7 +121,15 @@ PUBLISHED = {
 FIXED = {
     'clip.order': 'forward',
     'augment.flip': 0.5,
+    'augment.flip_labels': 'ignore',
     'augment.random_crop': True,
+    'augment.area': (),
+    'augment.repeats': 1,
+    'augment.auto_augment': '',
+    'augment.rand_augment_std': 0.0,
+    'augment.rand_augment_probability': 1.0,
+    'augment.erase': 0.0,
+    'loss.cutmix': 0.0,
     'optimizer.learning_rate_scale': (('.*', 1.0),),
     'optimizer.freeze': (),
     'accumulate': 1,
@@ -134,6 +140,7 @@ IMAGENET = {
     'clip.short_side': 256,  # Scenic's defaults: the middle of it for evaluations, 32 pixels less.
     'clip.size': 224,
     'augment.scale_jitter': (1.0, 1.0),
+    'augment.rand_augment': 0,
     'augment.color_jitter': 0.0,
     'augment.color_drop': 0.0,
     'dataset.num_classes': 1000,
@@ -179,7 +186,9 @@ def theirs(published):
     if not data:
         return values | IMAGENET | {'model.head_bias': published['init_head_bias']}
     augment = data['augmentation_params']
-    colors = augment['do_color_augment']
+    distorted = augment.get('do_rand_augment', False)
+    # RandAugment takes the place of colour jitter in Scenic, whatever the file says about colours.
+    colors = augment['do_color_augment'] and not distorted
     assert augment['do_jitter_scale']  # Ours has no switch, and no probability.
     assert augment['prob_scale_jitter'] == 1
     values |= {
@@ -190,7 +199,13 @@ def theirs(published):
         'augment.scale_jitter': (augment['scale_min_factor'], augment['scale_max_factor']),
         'augment.color_jitter': augment['prob_color_augment'] if colors else 0.0,
         'augment.color_drop': augment['prob_color_drop'] if colors else 0.0,
+        'augment.rand_augment': augment['rand_augment_num_layers'] if distorted else 0,
     }
+    if distorted:
+        values |= {
+            'augment.rand_augment_magnitude': augment['rand_augment_magnitude'],
+            'augment.rand_augment_ops': 'colors',
+        }
     num_classes = data.get('num_classes') or sum(data.get('class_splits', ()))
     return values | ({'dataset.num_classes': num_classes} if num_classes else {})
 

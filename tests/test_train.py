@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh
 from vjax import cli, models, weights
 from vjax import config as configs
 from vjax.data import pipeline, records
+from vjax.data.sections import Augment
 from vjax.errors import UserError
 from vjax.evaluate import evaluate_run
 from vjax.train import train
@@ -306,8 +307,11 @@ def two_steps(dataset, mesh, *overrides):
                 schedule,
                 seed=0,
                 classification=Classification({'label': 6}, 'softmax', 0.1),
-                augmentation=dict(size=48, flip=0.5, color_jitter=0.0, color_drop=0.5),
-                mixup_alpha=config.loss.mixup,
+                augmentation=Augment(**config.augment.to_dict() | dict(flip=0.5, color_drop=0.5)),
+                size=48,
+                mirror=None,
+                mixup=config.loss.mixup,
+                cutmix=config.loss.cutmix,
                 accumulate=config.accumulate,
                 ema_decay=0.0,
                 log_every=2,
@@ -337,7 +341,12 @@ SGD = ('optimizer.name=sgd', 'optimizer.learning_rate=0.05')
 
 
 @pytest.mark.parametrize(
-    'overrides', [(), ('loss.mixup=0.3',), ('model.dropout=0.1', 'model.stochastic_depth=0.1')]
+    'overrides',
+    [
+        (),
+        ('loss.mixup=0.3', 'loss.cutmix=1.0', 'augment.rand_augment=1', 'augment.erase=0.5'),
+        ('model.dropout=0.1', 'model.stochastic_depth=0.1'),
+    ],
 )
 def test_eight_devices_equal_one(digits, overrides):
     one, one_report = two_steps(digits, one_device(), *SGD, *overrides)

@@ -14,10 +14,11 @@ import optax
 import pytest
 from hypothesis import given
 
-from vjax import cli, models
+from vjax import cli, models, recipes
 from vjax import config as configs
 from vjax import train as train_module
 from vjax.data.augment import normalise
+from vjax.data.sections import Augment
 from vjax.errors import UserError
 from vjax.evaluate import evaluate_run
 from vjax.evaluate import main as evaluate_main
@@ -247,8 +248,11 @@ def test_several_classifiers_are_each_trained():
         lambda _: 1.0,
         seed=0,
         classification=classification,
-        augmentation={'size': 16, 'flip': 0.0, 'color_jitter': 0.0, 'color_drop': 0.0},
-        mixup_alpha=0.0,
+        augmentation=Augment(**recipes.base().augment),
+        size=16,
+        mirror=None,
+        mixup=0.0,
+        cutmix=0.0,
         accumulate=1,
         ema_decay=0.0,
         log_every=1,

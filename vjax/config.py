@@ -38,7 +38,7 @@ KEYS = {
         'augment': 'random changes to training clips',
         'model': "the model's name and its fields",
         'vary': 'fields of the model that are drawn anew for every step, name -> tuple of values',
-        'loss': 'its kind, label smoothing and mixup',
+        'loss': 'its kind, label smoothing, mixup and cutmix',
         'accumulate': 'microbatches in a batch',
         'ema': "decay of the parameters' moving average; 0 is off",
         'optimizer': 'keyword arguments of vjax.training.optimizer.build',
@@ -54,9 +54,10 @@ KEYS = {
         'test': 'name of the split that vjax.evaluate takes',
     },
     'loss': {
-        'name': "'softmax' or 'sigmoid'",
-        'label_smoothing': 'mass spread over all classes',
+        'name': "'softmax' or 'sigmoid'; multi-label data takes 'sigmoid'",
+        'label_smoothing': 'mass spread over all classes; of multi-label data, over yes and no',
         'mixup': "Beta's alpha; 0 is off",
+        'cutmix': "Beta's alpha; 0 is off; with mixup, each serves half of the steps",
     },
     'optimizer': {
         'name': "'sgd' or 'adamw'",
@@ -84,7 +85,7 @@ KEYS = {
     'checkpoint': {
         'every': 'steps',
         'keep_last': 'number of latest checkpoints kept',
-        'keep_best': 'number of checkpoints kept for their validation top-1',
+        'keep_best': 'number of checkpoints kept for their validation top-1, or mAP on multi-label data',
     },
 }
 
@@ -100,6 +101,7 @@ RANGES = {
     'model.num_classes': (1, math.inf),
     'loss.label_smoothing': (0, 1),
     'loss.mixup': (0, math.inf),
+    'loss.cutmix': (0, math.inf),
     'optimizer.learning_rate': (0, math.inf),
     'optimizer.warmup_fraction': (0, 1),
     'optimizer.end_learning_rate': (0, math.inf),
@@ -289,16 +291,26 @@ def resolve(
         )
     if not config.num_steps:
         num_videos = dataset.splits[split].num_videos
-        config.num_steps = max(1, round(config.num_epochs * num_videos / config.batch_size))
+        num_clips = config.num_epochs * num_videos * config.augment.repeats
+        config.num_steps = max(1, round(num_clips / config.batch_size))
     return config
 
 
 def classification(
-    config: ml_collections.ConfigDict, classes: Mapping[str, Sequence[str]]
+    config: ml_collections.ConfigDict, classes: Mapping[str, Sequence[str]], multi_label: bool
 ) -> losses.Classification:
-    """What the logits stand for, of a model whose heads have these `classes`, and their loss."""
+    """What the logits stand for, of a model whose heads have these `classes`, and their loss.
+
+    Raises:
+        UserError: the loss takes exactly one class of an example, and it has any number of them.
+    """
+    if multi_label and config.loss.name != 'sigmoid':
+        raise UserError(
+            f"config.loss.name='{config.loss.name}' is for videos of one class each, and these are "
+            'multi-label; set config.loss.name=sigmoid.'
+        )
     heads = {head: len(names) for head, names in classes.items()}
-    return losses.Classification(heads, config.loss.name, config.loss.label_smoothing)
+    return losses.Classification(heads, config.loss.name, config.loss.label_smoothing, multi_label)
 
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,8 @@ import optax
 from vjax import cli, models
 from vjax import config as configs
 from vjax.data import pipeline, records
+from vjax.data.augment import find_mirror
+from vjax.data.sections import Augment
 from vjax.errors import UserError
 from vjax.training import optimizer, reporting, runs, sharding
 from vjax.training.checkpoints import Checkpoints
@@ -61,6 +63,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
     about = {
         'config': json.loads(config.to_json()),
         'classes': records.plain_classes(dataset.classes),
+        'multi_label': dataset.multi_label,
         'fingerprint': dataset.splits[config.dataset.train].fingerprint,
         'settings': dataset.settings,
     }
@@ -68,7 +71,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
 
     # --- Model, optimiser, and where their arrays live ---
     model = models.build(**config.model)
-    classification = configs.classification(config, dataset.classes)
+    classification = configs.classification(config, dataset.classes, dataset.multi_label)
+    augmentation = Augment(**config.augment)
+    mirror = find_mirror(augmentation.flip_labels, dataset.classes, multi_label=dataset.multi_label)
     variants = [
         models.build(**config.model.to_dict() | fields) for fields in configs.variations(config)
     ]
@@ -118,13 +123,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
                 schedule,
                 seed=config.seed,
                 classification=classification,
-                augmentation={
-                    'size': config.clip.size,
-                    'flip': config.augment.flip,
-                    'color_jitter': config.augment.color_jitter,
-                    'color_drop': config.augment.color_drop,
-                },
-                mixup_alpha=config.loss.mixup,
+                augmentation=augmentation,
+                size=config.clip.size,
+                mirror=mirror,
+                mixup=config.loss.mixup,
+                cutmix=config.loss.cutmix,
                 accumulate=config.accumulate,
                 ema_decay=config.ema,
                 log_every=config.log_every,
@@ -169,7 +172,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
             )
             videos = itertools.takewhile(lambda _: not interruption.signal, videos)
             params = state.ema if config.ema else state.params
-            scores = evaluate(eval_step, params, videos, mesh)
+            scores = evaluate(eval_step, params, videos, mesh, classification)
             if interruption.signal:
                 return None  # Half an evaluation is none.
             if not math.isfinite(scores['loss']):
@@ -250,7 +253,9 @@ def open_workdir(
                 f'and start from them with --config.init_from={workdir}.'
             )
         changed = configs.differences(saved['config'], about['config'])
-        changed += [key for key in ('classes', 'fingerprint') if saved[key] != about[key]]
+        changed += [
+            key for key in ('classes', 'multi_label', 'fingerprint') if saved[key] != about[key]
+        ]
         if changed:
             raise UserError(
                 f"'{workdir}' holds a run of another config ({'; '.join(changed)}); choose another "

@@ -10,8 +10,8 @@ Arguments:
     tiny: a small model on small clips for two steps, to try the recipe anywhere.
 
 No code and no config was published: the recipe is that of ViViT on Something-Something v2, at 224
-pixels, without RandAugment, and without flips, because classes are named after left and right. What
-the model leaves open is said in vjax/models/lookupvit.py.
+pixels and without flips, because classes are named after left and right. What the model leaves open is
+said in vjax/models/lookupvit.py.
 """
 
 from ml_collections import ConfigDict
@@ -27,7 +27,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     config = recipes.published('something_something_v2', epochs=35, learning_rate=0.4)
     config.clip.stride = 1
-    config.augment.flip = 0.0
+    config.augment.update(flip=0.0, rand_augment=2, rand_augment_magnitude=20.0)
+    config.augment.rand_augment_ops = 'colors'
     config.loss.update(label_smoothing=0.3, mixup=0.3)
     config.model = recipes.lookupvivit(
         args.variant,

@@ -6,10 +6,10 @@ Arguments:
     tiny: small views on small clips for two steps, to try the recipe anywhere.
 
 48 frames, every one of the video. The published file leaves the number of classes open. It switches
-colour jitter on, too, but there RandAugment (1 layer, magnitude 15) takes its place; RandAugment is
-not here yet, and colours are left alone. It flips left and right: set augment.flip=0 for what is
-common today. It starts from an MTV trained on Kinetics (init_from), whose tables of positions, made
-for 32 frames, are resized; it is evaluated with 4x3 views.
+colour jitter on, too, but in Scenic RandAugment, there without the operations that move pixels, takes
+its place. It flips left and right, although classes are named after them: set augment.flip_labels=keep,
+or mirror, or augment.flip=0. It starts from an MTV trained on Kinetics (init_from), whose tables of
+positions, made for 32 frames, are resized; it is evaluated with 4x3 views.
 """
 
 from ml_collections import ConfigDict
@@ -25,6 +25,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         'something_something_v2', epochs=60, learning_rate=0.2, batch_size=256
     )
     config.clip.update(num_frames=48, stride=1)
+    config.augment.update(rand_augment=1, rand_augment_magnitude=15.0, rand_augment_ops='colors')
     config.loss.update(label_smoothing=0.2, mixup=0.3)
     config.model = recipes.mtv(args.variant, stochastic_depth=0.1)
     if args.tiny:

@@ -12,10 +12,10 @@ Four blocks of 16 heads on the encoder's final tokens, 20 epochs of AdamW with a
 warm-up nor clipping, half a cosine to zero, are those of the evaluation configs that came with V-JEPA 2
 (Assran et al., arXiv 2506.09985; github.com/facebookresearch/vjepa2). They train a probe for each of the
 learning rates 5e-3, 3e-3, 1e-3, 3e-4, 1e-4 and weight decays 0.01, 0.1, 0.4, 0.8 and report the best
-one; here is one of each, the others are overrides. The protocol's RandAugment and random erasing are not
-here; scale jitter, crops and flips are those of ViViT's recipe, and so are clips of 32 frames. The protocol
-evaluates 8x3 views of Kinetics, and 2x3 of Something-Something. Nobody has run this at full size;
-configs/probe/moving_digits.py is the same in small.
+one; here is one of each, the others are overrides. Random resized crops, RandAugment, random erasing and
+no flips are the protocol's, too, but for their order: there frames are distorted before they are cropped,
+and bicubically. Clips of 32 frames are ViViT's. The protocol evaluates 8x3 views of Kinetics, and 2x3 of
+Something-Something. Nobody has run this at full size; configs/probe/moving_digits.py is the same in small.
 
 The probe of another model: write its `recipes.model`, or `recipes.mtv`, for the encoder.
 """
@@ -33,6 +33,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     pooled = args.attention in ('factorised_self_attention', 'factorised_dot_product')
     config = recipes.published(
         'kinetics400', epochs=20, learning_rate=1e-3, batch_size=256, warmup_epochs=0.0
+    )
+    config.augment.update(scale_jitter=(1.0, 1.0), random_crop=False, area=(0.08, 1.0))
+    config.augment.update(aspect=(3 / 4, 4 / 3), flip=0.0, erase=0.25)
+    # timm's rand-m7-n4-mstd0.5-inc1.
+    config.augment.update(
+        rand_augment=4,
+        rand_augment_magnitude=7.0,
+        rand_augment_std=0.5,
+        rand_augment_probability=0.5,
+        rand_augment_ops='increasing',
     )
     size = variants.video(args.variant)
     encoder = recipes.model(

@@ -11,12 +11,13 @@ Arguments:
 
 AdamW with its betas, base learning rate 1e-3 for 256 clips (hence 2e-3 for a batch of 512), weight decay
 0.05 on kernels alone, 100 epochs of which 5 warm up, no clipping of gradients, layer decay 0.75,
-stochastic depth 0.1, label smoothing 0.1 and mixup 0.8 are those of the scripts for ViT-B that came with
-VideoMAE (Tong et al., arXiv 2203.12602; github.com/MCG-NJU/VideoMAE). Layer-wise decay is BEiT's (arXiv
-2106.08254). VideoMAE also has RandAugment, CutMix and random erasing, which are not here; flips, crops
-and scale jitter are those of ViViT's recipe, whose clips of 32 frames and class token are kept, too, so
-that its checkpoints fit. Without init_from, train with configs/vivit/kinetics400.py instead. Nobody has
-run this at full size; configs/vivit/finetune_moving_digits.py is the same in small.
+stochastic depth 0.1, label smoothing 0.1, mixup 0.8 and cutmix 1.0, random resized crops, flips,
+RandAugment and random erasing are those of the scripts for ViT-B that came with VideoMAE (Tong et al.,
+arXiv 2203.12602; github.com/MCG-NJU/VideoMAE); there frames are distorted before they are cropped, and
+bicubically. A later script sees two clips of each video: set augment.repeats=2. Layer-wise decay is
+BEiT's (arXiv 2106.08254). Clips of 32 frames and the class token are ViViT's, so that its checkpoints fit.
+Without init_from, train with configs/vivit/kinetics400.py instead. Nobody has run this at full size;
+configs/vivit/finetune_moving_digits.py is the same in small.
 """
 
 from ml_collections import ConfigDict
@@ -35,7 +36,17 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = recipes.published(
         'kinetics400', epochs=100, learning_rate=2e-3, batch_size=512, warmup_epochs=5.0
     )
-    config.loss.update(label_smoothing=0.1, mixup=0.8)
+    config.augment.update(scale_jitter=(1.0, 1.0), random_crop=False, area=(0.08, 1.0))
+    config.augment.update(aspect=(3 / 4, 4 / 3), flip=0.5, erase=0.25)
+    # timm's rand-m7-n4-mstd0.5-inc1.
+    config.augment.update(
+        rand_augment=4,
+        rand_augment_magnitude=7.0,
+        rand_augment_std=0.5,
+        rand_augment_probability=0.5,
+        rand_augment_ops='increasing',
+    )
+    config.loss.update(label_smoothing=0.1, mixup=0.8, cutmix=1.0)
     config.model = recipes.model(
         'vivit',
         attention=args.attention,

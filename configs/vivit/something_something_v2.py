@@ -6,10 +6,11 @@ Arguments:
 
 The published config: crops of 256 pixels from short side 288, learning rate 0.4 (the paper's table
 has 0.5), 4 temporal layers. It flips left and right, although classes are named after them, and so
-does this one: set augment.flip=0 for what is common today. It starts from a ViViT trained on Kinetics
-(init_from), with model.temporal_depth=4 there, too, whose position embeddings for 14x14 patches are
-resized; the published file overwrites its path with nothing. RandAugment (2 layers, magnitude 20) is not
-here yet. The paper evaluates 4x3 views.
+does this one: set augment.flip_labels=keep, or mirror, or augment.flip=0. It starts from a ViViT trained on
+Kinetics (init_from), with model.temporal_depth=4 there, too, whose position embeddings for 14x14 patches
+are resized; the published file overwrites its path with nothing. RandAugment is Scenic's, without the
+operations that move pixels; at magnitude 20 its posterize changes nothing and its solarize inverts. The
+paper evaluates 4x3 views.
 """
 
 from ml_collections import ConfigDict
@@ -24,6 +25,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     args = parse_arg(arg, variant='L/16x2', tiny=False)
     config = recipes.published('something_something_v2', epochs=35, learning_rate=0.4)
     config.clip.update(stride=1, short_side=288, size=256)
+    config.augment.update(rand_augment=2, rand_augment_magnitude=20.0, rand_augment_ops='colors')
     config.loss.update(label_smoothing=0.3, mixup=0.3)
     config.model = recipes.model(
         'vivit',

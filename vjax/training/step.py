@@ -1,5 +1,6 @@
 """The training state, one training step, and one evaluation step: pure functions to be jitted."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,8 +12,9 @@ from einops import rearrange
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from vjax.data.augment import augment, mixup, normalise
-from vjax.training import metrics, sharding
+from vjax.data.augment import Mirror, augment, mix, normalise
+from vjax.data.sections import Augment
+from vjax.training import sharding
 from vjax.training.losses import Classification
 from vjax.training.optimizer import update_ema
 from vjax.training.rules import Rules
@@ -41,7 +43,7 @@ class State(NamedTuple):
     bad_step: Int[Array, '']
 
 
-WINDOW = ('loss', 'top1', 'num', 'failed', 'grad_norm', 'steps')
+WINDOW = ('loss', 'hits', 'num', 'failed', 'grad_norm', 'steps')
 
 
 def init_state(params: Any, tx: optax.GradientTransformation, *, ema: bool) -> State:
@@ -94,8 +96,11 @@ def make_train_step(
     *,
     seed: int,
     classification: Classification,
-    augmentation: dict[str, Any],
-    mixup_alpha: float,
+    augmentation: Augment,
+    size: int,
+    mirror: Mirror | None,
+    mixup: float,
+    cutmix: float,
     accumulate: int,
     ema_decay: float,
     log_every: int,
@@ -112,8 +117,11 @@ def make_train_step(
         schedule: its learning rate, for the report.
         seed: the run's seed.
         classification: what the logits are trained to be.
-        augmentation: keyword arguments of `vjax.data.augment.augment`.
-        mixup_alpha: Beta parameter of mixup; 0 is off.
+        augmentation: the config's section `augment`.
+        size: side of the clips that the model sees, in pixels.
+        mirror: what a flip does to labels, from `vjax.data.augment.find_mirror`.
+        mixup: Beta parameter of mixup; 0 is off.
+        cutmix: that of cutmix.
         accumulate: microbatches a batch is split into; equals one big batch up to rounding.
         ema_decay: decay of the parameters' moving average; 0 is off.
         log_every: steps in a metric window.
@@ -154,11 +162,10 @@ def make_train_step(
 
     def train_step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
         key = jax.random.fold_in(step_key, state.step)
-        dropout_key, mixup_key = jax.random.split(key)
-        video = augment(batch, augment_key, **augmentation)
-        target = classification.targets(batch['label'])
-        if mixup_alpha:
-            video, target = mixup(video, target, mixup_key, mixup_alpha)
+        dropout_key, mix_key = jax.random.split(key)
+        video, label = augment(batch, augment_key, augmentation, size=size, mirror=mirror)
+        target = classification.targets(label)
+        video, target = mix(video, target, mix_key, mixup=mixup, cutmix=cutmix)
 
         mask = batch['mask']
         total = jnp.maximum(jnp.sum(mask), 1.0)
@@ -170,7 +177,7 @@ def make_train_step(
 
         new = {
             'loss': loss,
-            'top1': jnp.sum(mask * metrics.training_hits(classification, logits, target)),
+            'hits': jnp.sum(mask * classification.hits(logits, target)),
             'num': jnp.sum(mask),
             'failed': jnp.sum(1.0 - mask),
             'grad_norm': grad_norm,
@@ -185,7 +192,7 @@ def make_train_step(
         num = jnp.maximum(window['num'], 1.0)
         report = {
             'loss': window['loss'] / num,
-            'top1': window['top1'] / num,
+            classification.hit: window['hits'] / num,
             'grad_norm': window['grad_norm'] / window['steps'],
             'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
             'failed_records': window['failed'],
@@ -203,12 +210,18 @@ def draw(seed: int, step: int, num_choices: int) -> int:
 
 def make_eval_step(
     model: Any, classification: Classification
-) -> Callable[[Any, Batch], metrics.Sums]:
-    """A batch's metric sums as a function (params, batch) -> sums."""
+) -> Callable[[Any, Batch], dict[str, Array]]:
+    """A function (params, batch) -> arrays of what the metrics are made of, a row for each video.
 
-    def eval_step(params: Any, batch: Batch) -> metrics.Sums:
+    They are `logits` and `loss`, without label smoothing, and the batch's `label`, `mask` and `index`.
+    """
+    exact = dataclasses.replace(classification, label_smoothing=0.0)
+
+    def eval_step(params: Any, batch: Batch) -> dict[str, Array]:
         logits = view_logits(model, params, batch['video'])
-        return metrics.evaluation_sums(classification, logits, batch['label'], batch['mask'])
+        loss = exact.loss(logits, exact.targets(batch['label']))
+        kept = {name: batch[name] for name in ('label', 'mask', 'index')}
+        return {'logits': logits, 'loss': loss, **kept}
 
     return eval_step
 
