@@ -1,5 +1,7 @@
+import collections
 import csv
 import itertools
+import re
 import subprocess
 import sys
 
@@ -7,17 +9,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vjax.data import moving_digits, video
+from vjax.data import moving_digits, moving_digits_tasks, video
 from vjax.errors import UserError
 
-SETS = list(moving_digits.SETS)
+SETS = ['motion6', 'curl', 'order12']  # Of the others, the motions are those of motion6.
 
 
 def paths(motion_set, label, count, seed=7):
     """State paths [count, time, 4] of a class, in units of the periods; nothing is rendered."""
     rng = np.random.default_rng([seed, moving_digits.SETS[motion_set].index(label)])
-    drawn = [moving_digits._draw_states(rng, label) for _ in range(count)]
-    return np.stack(drawn) / moving_digits.PERIODS
+    drawn = [moving_digits_tasks.draw_states(rng, label) for _ in range(count)]
+    return np.stack(drawn) / moving_digits_tasks.PERIODS
 
 
 @pytest.mark.parametrize('motion_set', SETS)
@@ -38,8 +40,8 @@ def test_played_backwards_a_class_is_its_reversed_class(motion_set):
         return np.concatenate([moves.reshape(len(states), -1), states[:, 9]], axis=1).T
 
     for label in moving_digits.SETS[motion_set]:
-        partner = moving_digits.reversed_class(motion_set, label)
-        assert moving_digits.reversed_class(motion_set, partner) == label
+        partner = moving_digits_tasks.reversed_class(motion_set, label)
+        assert moving_digits_tasks.reversed_class(motion_set, partner) == label
         backwards = features(paths(motion_set, label, 1000)[:, ::-1])
         for mine, other in zip(
             backwards, features(paths(motion_set, partner, 1000, 8)), strict=True
@@ -56,9 +58,9 @@ def test_reversed_class_by_name():
         ('order12', 'up_then_down'): 'up_then_down',
     }
     for (motion_set, name), partner in names.items():
-        assert moving_digits.reversed_class(motion_set, name) == partner
+        assert moving_digits_tasks.reversed_class(motion_set, name) == partner
     with pytest.raises(ValueError, match='no class of motion6'):
-        moving_digits.reversed_class('motion6', 'orbit_cw')
+        moving_digits_tasks.reversed_class('motion6', 'orbit_cw')
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_the_picture_moves_as_the_name_says(label, coordinate, sign):
     """The digit's place and size, measured from the painted opacity alone."""
     index = moving_digits.SETS['motion6'].index(label)
     scene = moving_digits.draw_scene('motion6', 0, 'train', index)
-    alpha = moving_digits._digit(scene)
+    alpha = moving_digits.opacity(*scene.digits)
     assert alpha.shape == (20, 48, 48)
     mass = alpha.sum(axis=(1, 2))
     # The mean on a circle, which a digit that wraps around does not disturb.
@@ -106,7 +108,8 @@ def test_splits_share_no_digit_and_no_part_of_a_photograph():
             left, top, right, bottom = moving_digits.region(
                 split, scene.photograph, scene.reduction
             )
-            assert scene.digit in digits[split]
+            assert scene.digits[0].image in digits[split]
+            assert scene.digits[0].numeral == index // 6 % 10
             y, x = scene.corner
             assert top <= y
             assert y + moving_digits._WINDOW <= bottom
@@ -118,20 +121,20 @@ def test_splits_share_no_digit_and_no_part_of_a_photograph():
 
 def test_classes_are_balanced_and_nothing_else_depends_on_them():
     scenes = [moving_digits.draw_scene('motion6', 0, 'train', i) for i in range(2400)]
-    _, digit_names = moving_digits._digits()
     by_class = {
-        label: [s for s in scenes if s.label == label] for label in moving_digits.SETS['motion6']
+        label: [s for s in scenes if moving_digits.labels('motion6', s) == (label,)]
+        for label in moving_digits.SETS['motion6']
     }
     for group in by_class.values():
         assert len(group) == 400
-        assert np.bincount(digit_names[[s.digit for s in group]]).tolist() == [40] * 10
+        assert np.bincount([s.digits[0].numeral for s in group]).tolist() == [40] * 10
         assert sum(s.disc is not None for s in group) == 100
     attributes = {
         'light': lambda s: s.light,
         'noise': lambda s: s.noise,
         'photograph': lambda s: s.photograph,
         'camera': lambda s: s.camera[-1, 0] - s.camera[0, 0],
-        'red': lambda s: s.colour[0],
+        'red': lambda s: s.digits[0].colour[0],
         'column': lambda s: s.corner[1],
     }
     for name, attribute in attributes.items():
@@ -139,8 +142,81 @@ def test_classes_are_balanced_and_nothing_else_depends_on_them():
         assert stats.kruskal(*samples).pvalue > 1e-3, name
 
 
+# --- Several labels a video ---
+
+
+def test_two_motions_are_every_pair_equally_often_whichever_is_in_front():
+    scenes = [moving_digits.draw_scene('two_motions', 0, 'test', i) for i in range(480)]
+    motions = moving_digits.SETS['two_motions']
+    assert motions == moving_digits.SETS['motion6']
+    pairs = collections.Counter(tuple(d.motion for d in scene.digits) for scene in scenes)
+    assert pairs == dict.fromkeys(itertools.permutations(motions, 2), 16)
+    for scene in scenes[:30]:
+        (label,) = moving_digits.labels('two_motions', scene)
+        assert sorted(label.split('|')) == label.split('|')
+        assert set(label.split('|')) == {digit.motion for digit in scene.digits}
+        assert scene.disc is None
+
+
+def test_one_frame_of_two_digits_tells_nothing_of_their_motions():
+    # Chi-square on the halves of each coordinate of both digits at once: also of how they lie to each
+    # other, as if one of two that meet had to come from the left.
+    scenes = [moving_digits.draw_scene('two_motions', 5, 'train', i) for i in range(4500)]
+    floor = np.array([0, 0, 0, np.log(0.75)])
+    for motion in moving_digits.SETS['two_motions']:
+        chosen = [s for s in scenes if any(d.motion == motion for d in s.digits)]
+        assert len(chosen) == 1500
+        for time in (0, 10, 19):
+            states = np.stack([[d.states[time] - floor for d in s.digits] for s in chosen])
+            halves = (states / moving_digits_tasks.PERIODS * 2).astype(int).reshape(-1, 8)
+            assert set(np.unique(halves)) == {0, 1}
+            cells = np.bincount(halves @ 2 ** np.arange(8), minlength=256)
+            assert stats.chisquare(cells).pvalue > 1e-4, (motion, time)
+            # The vector from one to the other, the one of this motion first.
+            order = [int(s.digits[0].motion != motion) for s in chosen]
+            rows = np.arange(len(chosen))
+            apart = states[rows, order] - states[rows, np.subtract(1, order)]
+            eighths = (apart / moving_digits_tasks.PERIODS % 1 * 8).astype(int)[:, [0, 1]]
+            cells = np.bincount(eighths @ [8, 1], minlength=64)
+            assert stats.chisquare(cells).pvalue > 1e-4, (motion, time)
+
+
+def test_two_digits_are_both_in_the_picture_the_second_in_front():
+    covered = 0
+    for index in range(12):
+        scene = moving_digits.draw_scene('two_motions', 0, 'train', index)
+        frames, _ = moving_digits.render('two_motions', 0, 'train', index)
+        back, front = (moving_digits.opacity(digit) for digit in scene.digits)
+        seen = (back > 0.99) & (front < 0.01), front > 0.99
+        for digit, pixels in zip(scene.digits, seen, strict=True):
+            assert pixels.sum() > 40
+            # The noise's standard deviation is 0.02 at most.
+            assert np.abs(frames[pixels] / 255 - digit.colour).mean() < 0.03
+        covered += ((back > 0.99) & (front > 0.99)).any()
+    assert covered > 0
+
+
+def test_digit_and_motion_are_independent_of_each_other():
+    scenes = [moving_digits.draw_scene('digit_and_motion', 0, 'test', i) for i in range(480)]
+    pairs = collections.Counter(moving_digits.labels('digit_and_motion', scene) for scene in scenes)
+    motions = moving_digits.SETS['digit_and_motion']
+    assert pairs == dict.fromkeys(itertools.product('01234', motions), 16)
+    # Nearly upright and larger, unlike in motion6; else it moves as there.
+    tilts = np.array([scene.digits[0].states[:, 2] for scene in scenes])
+    assert 0.19 < np.abs(tilts).max() <= 0.2
+    assert np.ptp(tilts, axis=1).max() == 0
+    assert abs(tilts.mean()) < 0.03
+    plain = moving_digits.draw_scene('motion6', 0, 'test', 77).digits[0]
+    digit = moving_digits.draw_scene('digit_and_motion', 0, 'test', 77).digits[0]
+    np.testing.assert_array_equal(digit.states[:, :2], plain.states[:, :2])
+    np.testing.assert_allclose(digit.states[:, 3], plain.states[:, 3] + np.log(1.3))
+
+
+# --- Files ---
+
+
 def test_render_is_a_function_of_its_arguments():
-    first, label = moving_digits.render('motion6', 3, 'test', 17)
+    first, (label,) = moving_digits.render('motion6', 3, 'test', 17)
     assert first.shape == (20, 48, 48, 3)
     assert first.dtype == np.uint8
     assert label == moving_digits.SETS['motion6'][17 % 6]
@@ -165,7 +241,7 @@ def test_generate_writes_files_that_decode_to_what_was_rendered(tmp_path, monkey
     labels = dict(rows)
     index = 5
     name = moving_digits.file_name('curl', 0, 'train', index)
-    frames, label = moving_digits.render('curl', 0, 'train', index)
+    frames, (label,) = moving_digits.render('curl', 0, 'train', index)
     assert labels[f'videos/train/{name}'] == label
     film = video.decode(tmp_path / f'videos/train/{name}')
     assert film.fps == pytest.approx(12)
@@ -189,6 +265,32 @@ def test_generate_writes_files_that_decode_to_what_was_rendered(tmp_path, monkey
         moving_digits.generate(tmp_path, 'motion6', **small)
     with pytest.raises(UserError, match='another rendering'):
         moving_digits.generate(tmp_path, 'curl', **small, seed=1)
+
+
+@pytest.mark.parametrize(
+    ('motion_set', 'header', 'labels'),
+    [
+        ('two_motions', ['path', 'labels'], r'(\w+)\|(?!\1)\w+'),
+        (
+            'digit_and_motion',
+            ['path', 'digit', 'motion'],
+            r'[0-4],(left|right|up|down|grow|shrink)',
+        ),
+    ],
+)
+def test_generate_writes_several_labels(tmp_path, motion_set, header, labels):
+    moving_digits.generate(
+        tmp_path, motion_set, num_train=0, num_validation=0, num_test=3, workers=1
+    )
+    with (tmp_path / 'test.csv').open() as file:
+        first, *rows = list(csv.reader(file))
+    assert first == header
+    assert len(rows) == 3
+    found = {path: tuple(values) for path, *values in rows}
+    for i in range(3):
+        name = f'videos/test/{moving_digits.file_name(motion_set, 0, "test", i)}'
+        assert found[name] == moving_digits.render(motion_set, 0, 'test', i)[1]
+        assert re.fullmatch(labels, ','.join(found[name]))
 
 
 def test_file_names_tell_nothing():

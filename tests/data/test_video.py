@@ -198,7 +198,7 @@ def bad_files(folder):
     return [
         (folder / 'missing.mp4', 'no such file'),
         (folder / 'nul\0.mp4', 'no such file'),
-        (folder / 'folder.mp4', 'not a regular file'),
+        (folder / 'folder.mp4', 'a folder without frames'),
         (make('empty.mp4', b''), 'empty'),
         (make('noise.mp4', noise), 'not a video'),
         (make('text.mp4', b'path,label\na.mp4,b\n' * 50), 'not a video'),

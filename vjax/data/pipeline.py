@@ -141,11 +141,21 @@ def _decode(
     num_frames = drawn['frames'].shape[0]
     top, left, height, width = tf.unstack(drawn['window'])
 
+    def of_video(window):
+        size = tf.stack([row['height'], row['width']])
+        asked = [content, drawn['frames'], size, window]
+        frames = tf.numpy_function(
+            lambda content, frames, size, window: video.decode_frames(
+                content[0], frames, *size.tolist(), window
+            ),
+            asked,
+            tf.uint8,
+        )
+        return tf.ensure_shape(frames, [num_frames, None, None, 3])
+
     def whole():
         if encoding == 'video':
-            asked = [content[0], drawn['frames'], row['height'], row['width']]
-            frames = tf.numpy_function(video.decode_frames, asked, tf.uint8)
-            return tf.ensure_shape(frames, [num_frames, None, None, 3])
+            return of_video(tf.stack([0, 0, row['height'], row['width']]))
         decode = tf.io.decode_jpeg if encoding == 'jpeg' else tf.io.decode_png
         return tf.stack([decode(content[i], channels=3) for i in range(num_frames)])
 
@@ -153,7 +163,9 @@ def _decode(
         return frames[:, top : top + height, left : left + width]
 
     def decode_window():
-        if encoding != 'jpeg':
+        if encoding == 'video':
+            return of_video(drawn['window'])
+        if encoding == 'png':
             return cut(whole())
         # An op for each frame, because a graph loop costs up to a third more on small frames.
         return tf.stack(

@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import pathlib
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -80,10 +81,21 @@ class Dataset:
 def open_dataset(path: str | os.PathLike) -> Dataset:
     """Reads `dataset.json` and checks that every shard is there in full length.
 
+    A path tfds:NAME is a data set of TensorFlow Datasets; see `vjax.data.tfds`.
+
     Raises:
         UserError: no such folder, not a prepared data set, of another version, or damaged.
     """
     path = os.fspath(path)
+    if path.startswith('tfds:'):
+        from vjax.data import tfds  # Which makes data sets as well.
+
+        return tfds.open_dataset(path)
+    if '://' in path:
+        raise UserError(
+            f'the data set {path!r} is in a bucket, and its files are read from a disk: copy it to one '
+            f'(gcloud storage cp -r, aws s3 cp --recursive), or mount the bucket (gcsfuse, mount-s3).'
+        )
     dataset = read_description(path)
     if dataset is None:
         if not os.path.isdir(path):
@@ -113,7 +125,16 @@ def read_description(path: str | os.PathLike) -> Dataset | None:
     """`dataset.json` alone, without a look at the shards; None if there is none."""
     file = pathlib.Path(path) / DESCRIPTION
     try:
-        content = json.loads(file.read_text(encoding='utf-8'))
+        return parse_description(file.read_bytes(), path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def parse_description(text: bytes, path: str | os.PathLike) -> Dataset:
+    """The data set that the text of a `dataset.json`, in the folder `path`, describes."""
+    file = os.path.join(path, DESCRIPTION)
+    try:
+        content = json.loads(text)
         if content['version'] != VERSION:
             raise UserError(
                 f'{file} is of version {content["version"]} and this vjax reads version {VERSION}; '
@@ -127,14 +148,12 @@ def read_description(path: str | os.PathLike) -> Dataset | None:
         return Dataset(
             os.fspath(path), classes, content['settings'], splits, content['multi_label']
         )
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f'{file} is damaged ({type(error).__name__}: {error}).') from error
 
 
-def write_description(dataset: Dataset) -> None:
-    """Writes `dataset.json`, all or nothing."""
+def format_description(dataset: Dataset) -> str:
+    """The text of `dataset.json`."""
     content = {
         'version': VERSION,
         'classes': plain_classes(dataset.classes),
@@ -142,8 +161,12 @@ def write_description(dataset: Dataset) -> None:
         'settings': dataset.settings,
         'splits': {name: dataclasses.asdict(split) for name, split in dataset.splits.items()},
     }
-    text = json.dumps(content, indent=2, ensure_ascii=False) + '\n'
-    write_atomically(pathlib.Path(dataset.path) / DESCRIPTION, text)
+    return json.dumps(content, indent=2, ensure_ascii=False) + '\n'
+
+
+def write_description(dataset: Dataset) -> None:
+    """Writes `dataset.json`, all or nothing."""
+    write_atomically(pathlib.Path(dataset.path) / DESCRIPTION, format_description(dataset))
 
 
 def plain_classes(classes: Mapping[str, Sequence[str]]) -> list[str] | dict[str, list[str]]:
@@ -201,7 +224,8 @@ def count_classes(classes: Mapping[str, Sequence[str]]) -> str:
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Replaces a file so that a reader, or a crash, sees the old one or the new one; text is UTF-8."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    # A name that no process has, on whatever machine.
+    temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
     try:
         with open(temporary, 'wb') as file:
             file.write(content.encode() if isinstance(content, str) else content)

@@ -1,7 +1,8 @@
 """How the frames of a split's videos are stored; whatever the way, they are asked for by number.
 
 A store says what is known of its videos (`index`), what the bytes that it gives are (`encoding`), and
-gives those that hold certain frames of a video.
+gives those that hold certain frames of a video. Stores of `vjax.prepare` are here; `vjax.data.tfds` has one
+for what TensorFlow Datasets built.
 """
 
 import os
@@ -51,8 +52,12 @@ def open_store(dataset: Dataset, split: str) -> Store:
     if split not in dataset.splits:
         names = ', '.join(sorted(dataset.splits)) or 'none'
         raise UserError(f'{dataset.path!r} has no split {split!r}; it has {names}.')
-    store = FrameStore if dataset.settings['store'] == 'frames' else VideoStore
-    return store(dataset, split)
+    kind = dataset.settings['store']
+    if kind == 'tfds':
+        from vjax.data.tfds import TfdsStore  # Which is a store as well.
+
+        return TfdsStore(dataset, split)
+    return (FrameStore if kind == 'frames' else VideoStore)(dataset, split)
 
 
 class _Shards:

@@ -13,6 +13,9 @@ Grey, palette and CMYK images become RGB, transparency is dropped, and the orien
 ignored, as in most image pipelines: turn such photos before. Of several pictures in a photo (MPF: a
 preview, a gain map) the first counts. Animated PNG and Motion JPEG stay videos.
 
+A folder is a video of the JPEG or PNG files in it, by the numbers that their names end in, at the rate
+that the caller knows; what else is in it, and folders, do not count.
+
 What is refused (`BadVideo`, whose reason is one short sentence), rather than guessed at:
 
 * missing, empty, not a regular file, not a video, no video stream (a cover picture is none);
@@ -23,6 +26,8 @@ What is refused (`BadVideo`, whose reason is one short sentence), rather than gu
   the duration. MP4/MOV, AVI and Matroska/WebM headers promise a duration; without one (a WebM stream
   of a browser, MPEG-TS) nothing is missed. A file whose header promises what was never there is
   refused as well: from outside it looks the same, and half a clip may show another action;
+* a folder without frames, with two of one number, with a gap in the numbers (which may go up in equal
+  steps), or with frames of different sizes;
 * larger than `Limits`: a small hostile file can unfold to any size.
 
 Playlists and other formats that open further files (a pattern such as %03d in an image's name means
@@ -33,16 +38,18 @@ import dataclasses
 import fractions
 import functools
 import io
+import itertools
 import math
 import os
 import re
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import av
 import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import Int, UInt8
 from PIL import Image
 
@@ -53,7 +60,13 @@ _REFUSED_FORMATS = {
 }
 # Containers whose header states a duration that a whole file keeps.
 _PROMISING_FORMATS = frozenset({'mov', 'avi', 'matroska'})
+# Those that lead exactly to a time; others are decoded from the beginning.
+_SEEKABLE_FORMATS = frozenset({'mov', 'matroska'})
 _WHOLE = (0.0, math.inf)
+_BEGINS_LATE = 'the segment begins at {:.2f} s, after the last frame of the video'
+# A folder's frames: their numbers are the last digits of their names.
+_FRAME_NAME = re.compile(r'(?!\.).*?(\d+)\.(?:jpe?g|png)', re.IGNORECASE | re.DOTALL)
+_ROUNDING = 1e-6  # Seconds: of times in binary fractions.
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 _DEFAULT_FPS = 25.0
 # Images by their first bytes, and the demuxers that are given these and never see a name.
@@ -68,6 +81,10 @@ JPEG_QUALITY = 90
 CRF = 20
 GOP = 16
 NOMINAL_FPS = 25
+# swscale's fast paths darken coloured pixels by a level or more, and differ from CPU to CPU.
+_EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+_EXACT_FORMAT = 'gbrp'  # In planes, for which the exact path has vector code.
+_MARGIN = 8  # Pixels, even: swscale interpolates colours of half the resolution from no further.
 
 
 class BadVideo(Exception):
@@ -98,15 +115,18 @@ def decode(
     *,
     start: float = 0.0,
     end: float = math.inf,
+    fps: float | None = None,
     short_side: int | None = None,
     limits: Limits = Limits(),
     convert: Callable[[np.ndarray], Any] | None = None,
 ) -> Video:
-    """Decodes every frame of a video file, or of a segment of it.
+    """Decodes every frame of a video file or a folder of frames, or of a segment of it.
 
     Args:
-      path: a file's path, or a seekable binary file.
-      start, end: seconds of the video; the frames shown in [start, end) are the segment's.
+      path: a file's or a folder's path, or a seekable binary file.
+      start, end: seconds since the first frame; the frames whose times are in [start, end) are the
+        segment's.
+      fps: frames per second of a folder; of no effect on files, which have their own rate.
       short_side: the short side is made this many pixels if it has more; None keeps the size.
       limits: what to refuse.
       convert: called on each frame, uint8 [height, width, 3], as soon as it is decoded, so that
@@ -115,6 +135,9 @@ def decode(
     Raises:
       BadVideo: the file is not a whole, sane video; see the module's docstring.
     """
+    convert = convert or (lambda frame: frame)
+    if isinstance(path, str | os.PathLike) and os.path.isdir(path):
+        return _decode_folder(path, (start, end), fps, short_side, limits, convert)
     try:
         if isinstance(path, str | os.PathLike):
             _check_file(path)
@@ -132,9 +155,7 @@ def decode(
     except (av.FFmpegError, ValueError, OSError) as error:
         raise BadVideo(f'not a video: {_reason(error)}') from error
     with container:
-        return _decode(
-            container, (start, end), short_side, limits, convert or (lambda frame: frame)
-        )
+        return _decode(container, (start, end), short_side, limits, convert)
 
 
 def to_jpeg(
@@ -144,9 +165,10 @@ def to_jpeg(
     jpeg_quality: int = JPEG_QUALITY,
     start: float = 0.0,
     end: float = math.inf,
+    fps: float | None = None,
     limits: Limits = Limits(),
 ) -> Video:
-    """A video file, or a segment of it, with its frames as JPEG bytes.
+    """A video, or a segment of it, with its frames as JPEG bytes; for the arguments see `decode`.
 
     Raises:
         BadVideo: as `decode` does, or the frames take more than `limits.max_bytes`.
@@ -161,7 +183,8 @@ def to_jpeg(
             raise BadVideo(f'too large: more than {limits.max_bytes >> 20} MiB of frames')
         return encoded
 
-    return decode(path, start=start, end=end, short_side=short_side, limits=limits, convert=convert)
+    asked = {'start': start, 'end': end, 'fps': fps, 'short_side': short_side}
+    return decode(path, limits=limits, convert=convert, **asked)
 
 
 def to_short_gops(
@@ -171,15 +194,18 @@ def to_short_gops(
     crf: int,
     start: float = 0.0,
     end: float = math.inf,
+    fps: float | None = None,
     limits: Limits = Limits(),
 ) -> tuple[bytes, Video]:
-    """A video file, or a segment of it, encoded anew so that any frame is soon reached.
+    """A video, or a segment of it, encoded anew so that any frame is soon reached.
 
     H.264 in MP4, without B-frames, a keyframe every `GOP` frames and nowhere else, frame i at time
-    i / `NOMINAL_FPS`, at the right and the lower edge one pixel larger where a side is odd. Equal
-    videos are equal bytes for one version of x264.
+    i / `NOMINAL_FPS`, at the right and the lower edge one pixel larger where a side is odd. Coded for
+    fast decoding (no CABAC, no deblocking), at the price of somewhat more bytes. Equal videos are
+    equal bytes for one version of x264.
 
     Args:
+        path, short_side, start, end, fps, limits: see `decode`.
         crf: x264's constant rate factor; lower is better and larger.
 
     Returns:
@@ -193,8 +219,16 @@ def to_short_gops(
     stream = container.add_stream('libx264', rate=NOMINAL_FPS)
     stream.pix_fmt = 'yuv420p'
     # Macroblock trees, scene cuts and threads would make the bytes differ from run to run.
-    params = f'keyint={GOP}:min-keyint={GOP}:scenecut=0:bframes=0:mbtree=0:threads=1'
-    stream.options = {'crf': str(crf), 'preset': 'medium', 'x264-params': params}
+    params = (
+        f'keyint={GOP}:min-keyint={GOP}:scenecut=0:bframes=0:mbtree=0:threads=1'
+        ':colormatrix=smpte170m:range=tv'
+    )
+    stream.options = {
+        'crf': str(crf),
+        'preset': 'medium',
+        'tune': 'fastdecode',
+        'x264-params': params,
+    }
     # The stream's own becomes the muxer's with the first packet.
     stream.time_base = time_base = fractions.Fraction(1, NOMINAL_FPS)
     count = 0
@@ -205,50 +239,113 @@ def to_short_gops(
         if not count:
             stream.height, stream.width = height + height % 2, width + width % 2
         frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode='edge')
-        picture = av.VideoFrame.from_ndarray(frame, format='rgb24')
+        picture = av.VideoFrame.from_ndarray(frame, format='rgb24').reformat(
+            format='yuv420p',
+            dst_colorspace='ITU601',
+            interpolation=Interpolation.BICUBIC | _EXACT,
+            threads=1,
+        )
         picture.pts, picture.time_base = count, time_base
         container.mux(stream.encode(picture))
         if file.tell() > limits.max_bytes:
             raise BadVideo(f'too large: more than {limits.max_bytes >> 20} MiB')
         count += 1
 
-    film = decode(path, start=start, end=end, short_side=short_side, limits=limits, convert=convert)
+    asked = {'start': start, 'end': end, 'fps': fps, 'short_side': short_side}
+    film = decode(path, limits=limits, convert=convert, **asked)
     container.mux(stream.encode())
     container.close()
     return file.getvalue(), film
 
 
 def decode_frames(
-    content: bytes, frames: Int[np.ndarray, 'frames'], height: int, width: int
+    content: bytes,
+    frames: Int[np.ndarray, 'frames'],
+    height: int,
+    width: int,
+    window: Int[np.ndarray, '4'] | None = None,
 ) -> UInt8[np.ndarray, 'frames height width 3']:
     """Some frames of a file that `to_short_gops` made, in any order, any number of times.
 
+    Args:
+        content: the file.
+        frames: numbers of the frames.
+        height, width: of the video, in pixels.
+        window: top, left, height and width of the part that is wanted; None for all.
+
     Raises:
-        av.FFmpegError, ValueError: the file is not one of those.
+        av.FFmpegError, ValueError: the file is not one of those, or it is damaged.
     """
-    wanted = np.unique(frames)
-    pictures = np.empty((len(wanted), height, width, 3), np.uint8)
+    wanted, places = np.unique(frames, return_inverse=True)
+    top, left, rows, columns = (0, 0, height, width) if window is None else map(int, window)
+    # Of each of `wanted`, where it goes first.
+    firsts = np.full(len(wanted), len(places))
+    np.minimum.at(firsts, places, np.arange(len(places)))
+    pictures = np.empty((len(places), rows, columns, 3), np.uint8)
     with av.open(io.BytesIO(content), format='mov') as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_type = 'NONE'
-        found, at = 0, 0  # Of `wanted`, and the number of the next frame that comes.
+        ticks = int(fractions.Fraction(1, NOMINAL_FPS) / stream.time_base)  # In a frame.
+        found = at = sought = 0  # Of `wanted`, the frame that should come next, the last keyframe.
         decoder = container.decode(stream)
+        # One for all, since it keeps what it sets up.
+        reformatter = VideoReformatter()
         while found < len(wanted):
-            # A gap that a keyframe ends is jumped over.
-            if wanted[found] // GOP * GOP > at:
-                at = int(wanted[found] // GOP * GOP)
-                seconds = fractions.Fraction(at, NOMINAL_FPS)
-                container.seek(int(seconds / stream.time_base), stream=stream)
+            keyframe = int(wanted[found]) // GOP * GOP
+            if keyframe > max(at, sought):  # A gap that a keyframe ends is jumped over, once.
+                sought = keyframe
+                container.seek(keyframe * ticks, stream=stream)
                 decoder = container.decode(stream)
             frame = next(decoder, None)
             if frame is None:
                 raise ValueError(f'frame {wanted[found]} is missing')
-            at = round(frame.pts * frame.time_base * NOMINAL_FPS)
+            if frame.is_corrupt:
+                raise ValueError(f'frame {at} is damaged')
+            if (frame.height, frame.width) != (height + height % 2, width + width % 2):
+                raise ValueError(f'frame {at} has {frame.height} x {frame.width} pixels')
+            at = (frame.pts or 0) // ticks
             if at == wanted[found]:
-                pictures[found] = frame.to_ndarray(format='rgb24', threads=1)[:height, :width]
+                picture = _cut(frame, (top, left, rows, columns), reformatter)
+                for channel, plane in zip((1, 2, 0), picture, strict=True):
+                    pictures[firsts[found], ..., channel] = plane
                 found += 1
             at += 1
-    return pictures[np.searchsorted(wanted, frames)]
+    for place, of_wanted in enumerate(places):
+        if firsts[of_wanted] != place:
+            pictures[place] = pictures[firsts[of_wanted]]
+    return pictures
+
+
+def _cut(
+    frame: av.VideoFrame, window: tuple[int, int, int, int], reformatter: VideoReformatter
+) -> list[UInt8[np.ndarray, 'height width']]:
+    """Green, blue and red of a window of a frame in yuv420p: the same as in the whole frame."""
+    top, left, height, width = window
+    # On even pixels, which colours are of, and with what else these are interpolated from.
+    first_row, first_column = (max(side - _MARGIN, 0) // 2 * 2 for side in (top, left))
+    last_row = min(top + height + _MARGIN + 1, frame.height) // 2 * 2
+    last_column = min(left + width + _MARGIN + 1, frame.width) // 2 * 2
+    rows, columns = last_row - first_row, last_column - first_column
+    cut, at = np.empty(rows * columns * 3 // 2, np.uint8), 0
+    for plane, scale in zip(_planes(frame), (1, 2, 2), strict=True):
+        seen = plane[
+            first_row // scale : last_row // scale, first_column // scale : last_column // scale
+        ]
+        cut[at : at + seen.size].reshape(seen.shape)[:] = seen
+        at += seen.size
+    picture = reformatter.reformat(
+        av.VideoFrame.from_ndarray(cut.reshape(-1, columns), format='yuv420p'),
+        format=_EXACT_FORMAT,
+        src_colorspace='ITU601',
+        interpolation=Interpolation.BILINEAR | _EXACT,
+        threads=1,
+    )
+    top, left = top - first_row, left - first_column
+    return [plane[top : top + height, left : left + width] for plane in _planes(picture)]
+
+
+def _planes(frame: av.VideoFrame) -> list[UInt8[np.ndarray, 'height padded_width']]:
+    return [np.frombuffer(p, np.uint8).reshape(-1, p.line_size) for p in frame.planes]
 
 
 def encode_jpeg(frame: UInt8[np.ndarray, 'height width 3'], quality: int) -> bytes:
@@ -302,6 +399,8 @@ def _open_still(file: BinaryIO, limits: Limits) -> av.container.InputContainer |
     start = file.tell()
     head = file.read(8)
     file.seek(start)
+    if not head:
+        raise BadVideo('empty file')
     name = next((name for magic, name in _STILL_FORMATS.items() if head.startswith(magic)), None)
     if name is None:
         return None
@@ -359,6 +458,62 @@ def _measure_png(content: bytes) -> tuple[int, int, int] | None:
     return width, height, 0
 
 
+# --- Folders of frames. ---
+
+
+def _decode_folder(path, segment, fps, short_side, limits, convert) -> Video:
+    names = _frame_names(path)
+    if fps is None:
+        raise BadVideo('a folder of frames, whose rate is not known')
+    start, stop = segment
+    # Frame i is shown from i / fps on.
+    first = max(0, math.ceil((start - _ROUNDING) * fps))
+    last = min(len(names), math.ceil((stop - _ROUNDING) * fps)) if stop < math.inf else len(names)
+    _check_segment(len(names) / fps, segment, fps)
+    if last - first > limits.max_frames:
+        raise BadVideo(f'too long: more than {limits.max_frames} frames')
+    frames, size, film = [], None, None
+    for name in names[first:last]:
+        try:
+            with open(os.path.join(path, name), 'rb') as file:
+                container = _open_still(file, limits)
+            if container is None:
+                raise BadVideo('not a JPEG or PNG image')
+            with container:
+                stream = container.streams.video[0]
+                if size not in (None, (stream.height, stream.width)):
+                    raise BadVideo(
+                        f'{stream.height} x {stream.width} pixels, and the first has '
+                        f'{size[0]} x {size[1]}'
+                    )
+                size = stream.height, stream.width
+                film = _decode(container, _WHOLE, short_side, limits, convert)
+        except (BadVideo, av.FFmpegError, ValueError, OSError) as error:
+            raise BadVideo(f'frame {name}: {_reason(error)}') from error
+        frames += film.frames
+    if film is None:
+        raise BadVideo('no frames: the segment is shorter than one')
+    return Video(frames, fps, film.height, film.width)
+
+
+def _frame_names(path: str | os.PathLike) -> list[str]:
+    """The images of a folder by the numbers that their names end in."""
+    try:
+        found = [_FRAME_NAME.fullmatch(name) for name in os.listdir(path)]
+    except OSError as error:
+        raise BadVideo(f'not readable: {_reason(error)}') from error
+    numbered = sorted((int(match[1]), match[0]) for match in found if match)
+    if not numbered:
+        raise BadVideo('a folder without frames: no numbered JPEG or PNG images in it')
+    step = numbered[1][0] - numbered[0][0] if len(numbered) > 1 else 1
+    for (number, name), (following, other) in itertools.pairwise(numbered):
+        if number == following:
+            raise BadVideo(f'two frames of one number: {name} and {other}')
+        if following - number != step:
+            raise BadVideo(f'frames are missing between {name} and {other}')
+    return [name for _, name in numbered]
+
+
 # --- Decoding. ---
 
 
@@ -372,6 +527,9 @@ def _decode(container, segment, short_side, limits, convert) -> Video:
     # One thread per file: the files are what is decoded in parallel.
     stream.codec_context.thread_type = 'NONE'
     stream.codec_context.options = {'max_pixels': str(limits.max_pixels)}
+    width, height = stream.codec_context.width, stream.codec_context.height  # As promised.
+    if width * height > limits.max_pixels:
+        raise BadVideo(f'too large: {width} x {height} pixels')
     # A still is not turned: to PyAV, the side data of a frame with EXIF is an error.
     still = container.format.name in _STILL_FORMATS.values()
     if still:
@@ -379,48 +537,39 @@ def _decode(container, segment, short_side, limits, convert) -> Video:
         stream.codec_context.options |= {'err_detect': 'crccheck+explode'}
 
     start, stop = segment
-    origin = float((stream.start_time or 0) * stream.time_base) if stream.time_base else 0.0
-    if start:
-        container.seek(int((origin + start) / stream.time_base), stream=stream)
     frames, times, end = [], [], None
     over = False  # The segment is.
-    height = width = turn = None
+    height = width = turn = origin = None
     try:
-        for index, packet in enumerate(container.demux(stream)):
-            if packet.is_corrupt:
-                raise BadVideo(f'truncated or garbled: damaged data after {len(frames)} frames')
-            if index > 2 * limits.max_frames:
-                raise BadVideo(f'too long: more than {2 * limits.max_frames} packets')
-            for frame in packet.decode():
-                if frame.is_corrupt:
-                    raise BadVideo(f'garbled: frame {len(frames)} is damaged')
-                if len(frames) == limits.max_frames:
-                    raise BadVideo(f'too long: more than {limits.max_frames} frames')
-                if frame.width * frame.height > limits.max_pixels:
-                    raise BadVideo(f'too large: {frame.width} x {frame.height} pixels')
-                if segment != _WHOLE:
-                    if frame.pts is None:
-                        raise BadVideo('the video has no timestamps to find a segment by')
-                    seconds = float(frame.pts * frame.time_base) - origin
-                    if over := seconds >= stop:
-                        break
-                    if seconds < start:
-                        continue
-                if height is None:
-                    height, width = resized(frame.height, frame.width, short_side)
-                    turn = _unturned if still else _display_turn(frame)
-                if frame.pts is not None and frame.time_base:
-                    times.append(float(frame.pts * frame.time_base))
-                    duration = float((frame.duration or 0) * frame.time_base)
-                    end = max(end or times[-1], times[-1] + duration)
-                frames.append(convert(np.ascontiguousarray(turn(_rgb(frame, height, width)))))
-            if over:
-                break
+        decoded = _decoded(container, stream, frames, limits)
+        if segment != _WHOLE:
+            origin, decoded = _seek(container, stream, start, decoded, frames, limits)
+        for frame in decoded:
+            if origin is not None:
+                seconds = _seconds(frame) - origin
+                if over := seconds >= stop - _ROUNDING:
+                    break
+                if seconds < start - _ROUNDING:
+                    continue
+            if frame.is_corrupt:
+                raise BadVideo(f'garbled: frame {len(frames)} is damaged')
+            if len(frames) == limits.max_frames:
+                raise BadVideo(f'too long: more than {limits.max_frames} frames')
+            if frame.width * frame.height > limits.max_pixels:
+                raise BadVideo(f'too large: {frame.width} x {frame.height} pixels')
+            if height is None:
+                height, width = resized(frame.height, frame.width, short_side)
+                turn = _unturned if still else _display_turn(frame)
+            if frame.pts is not None and frame.time_base:
+                times.append(_seconds(frame))
+                duration = float((frame.duration or 0) * frame.time_base)
+                end = max(end or times[-1], times[-1] + duration)
+            frames.append(convert(np.ascontiguousarray(turn(_rgb(frame, height, width)))))
     except (av.FFmpegError, ValueError, OSError) as error:
         # FFmpeg refuses sizes above its option by an invalid argument.
         raise BadVideo(f'garbled after {len(frames)} frames: {_reason(error)}') from error
     if not frames and start:
-        raise BadVideo(f'the segment begins at {start:.2f} s, after the last frame of the video')
+        raise BadVideo(_BEGINS_LATE.format(start))
     if not frames:
         raise BadVideo('no frames: the video stream is empty')
 
@@ -428,13 +577,9 @@ def _decode(container, segment, short_side, limits, convert) -> Video:
     span = max(times) - min(times) if len(times) == len(frames) else 0.0
     fps = (len(frames) - 1) / span if span > 0 else header_fps
     if stop < math.inf and not over:
-        last = times[-1] - origin + 1 / fps
-        if stop - last > max(2 / fps, 0.05 * (stop - start)):
-            raise BadVideo(
-                f'the segment of {start:.2f} to {stop:.2f} s ends after the video, at {last:.2f} s'
-            )
+        _check_segment(times[-1] - origin + 1 / fps, segment, fps)
     promised = _promised_seconds(container, stream) if segment == _WHOLE else None
-    length = max(end - min(times), 0) if times else 0.0
+    length = max(end - _first_second(container, times), 0) if times else 0.0
     length = max(length, span + 1 / fps)
     if promised and promised - length > max(2 / fps, 0.05 * promised):
         raise BadVideo(f'truncated: {length:.2f} s of the {promised:.2f} s in its header')
@@ -443,9 +588,63 @@ def _decode(container, segment, short_side, limits, convert) -> Video:
     return Video(frames, fps, turned_height, turned_width)
 
 
+def _check_segment(seconds: float, segment: tuple[float, float], fps: float) -> None:
+    """Whether a video that lasts so long has a segment, but for rounding."""
+    start, stop = segment
+    if start > seconds - 1 / fps + _ROUNDING:
+        raise BadVideo(_BEGINS_LATE.format(start))
+    if stop < math.inf and stop - seconds > max(2 / fps, 0.05 * (stop - start)):
+        raise BadVideo(
+            f'the segment of {start:.2f} to {stop:.2f} s ends after the video, at {seconds:.2f} s'
+        )
+
+
+def _decoded(container, stream, frames: list[Any], limits: Limits) -> Iterator[av.VideoFrame]:
+    """The frames from where the container is; `frames` are those that were kept, for messages."""
+    for index, packet in enumerate(container.demux(stream)):
+        if packet.is_corrupt:
+            raise BadVideo(f'truncated or garbled: damaged data after {len(frames)} frames')
+        if index > 2 * limits.max_frames:
+            raise BadVideo(f'too long: more than {2 * limits.max_frames} packets')
+        yield from packet.decode()
+
+
+def _seek(
+    container, stream, start: float, decoded: Iterator[av.VideoFrame], *rest
+) -> tuple[float, Iterator[av.VideoFrame]]:
+    """The time of the first frame, and the frames from one that is no later than `start` on."""
+    first = next(decoded, None)
+    if first is None:
+        return 0.0, decoded
+    origin, passed = _seconds(first), first
+    if start > 0 and _SEEKABLE_FORMATS & set(container.format.name.split(',')):
+        for target in (origin + start, origin):
+            container.seek(math.floor(target / stream.time_base), stream=stream)
+            decoded = _decoded(container, stream, *rest)
+            passed = next(decoded, None)
+            if passed is not None and _seconds(passed) - origin <= start + _ROUNDING:
+                break
+    return origin, itertools.chain([passed] if passed else [], decoded)
+
+
+def _seconds(frame: av.VideoFrame) -> float:
+    if frame.pts is None or not frame.time_base:
+        raise BadVideo('the video has no timestamps to find a segment by')
+    return float(frame.pts * frame.time_base)
+
+
+def _first_second(container, times: list[float]) -> float:
+    """The time from which the duration in the header counts: Matroska's and AVI's is the last time."""
+    return min(times) if 'mov' in container.format.name.split(',') else min(0.0, *times)
+
+
 def _rgb(frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
     return frame.to_ndarray(
-        format='rgb24', width=width, height=height, interpolation='LANCZOS', threads=1
+        format=_EXACT_FORMAT,
+        width=width,
+        height=height,
+        interpolation=Interpolation.LANCZOS | _EXACT,
+        threads=1,
     )
 
 

@@ -374,9 +374,9 @@ CASES = {
         },
         ('20bn-jester-v1/9223/00001.jpg', '20bn-jester-v1/9223/5.webm', '107090.webm'),
         (
-            one('9223', '20bn-jester-v1/9223', 'Thumb Up'),
-            one('107090', '107090.webm', 'Swiping Left'),
-            one('5', '5', 'Swiping Left'),
+            one('9223', '20bn-jester-v1/9223', 'Thumb Up', fps=12.0),
+            one('107090', '107090.webm', 'Swiping Left', fps=12.0),
+            one('5', '5', 'Swiping Left', fps=12.0),
         ),
         {'label': ('Swiping Left', 'Thumb Up', 'No gesture')},
         main='jester-v1-train.csv',

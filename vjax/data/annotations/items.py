@@ -18,6 +18,7 @@ class Item:
         spans: of a multi-label item, the seconds (of the item) in which each label of the only head
             holds, [start, end); empty where all hold all the time. A label that holds several times
             stands there as often, and one whose span is empty (start == end) holds in no clip.
+        fps: frames per second, where `path` is a folder of frames, which do not say it themselves.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Item:
     start: float = 0.0
     end: float = math.inf
     spans: tuple[tuple[float, float], ...] = ()
+    fps: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

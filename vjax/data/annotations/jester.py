@@ -39,5 +39,5 @@ def read(source: Source) -> Annotations:
             raise UserError(f'{where}: the id is empty.')
         tables.check_class(where, label, known, classes_path.name)
         tables.check_new(where, name, seen)
-        items.append(Item(name, videos.find(name), ((label,),)))
+        items.append(Item(name, videos.find(name), ((label,),), fps=FRAMES_PER_SECOND))
     return Annotations(('label',), tuple(items), {'label': classes})

@@ -4,17 +4,23 @@ A shard is a pure function of its task, but for files that change in the meantim
 when its journal is there, which has the rows of the index and what was rejected.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable
+import re
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from vjax.data import records, tfrecord, video
+from vjax.data import tfrecord, video
 from vjax.data.annotations.items import Item
 from vjax.data.index import Entry
+from vjax.data.preparation import storage
+from vjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,21 +29,32 @@ class Task:
 
     Attributes:
         shard: its number.
-        target: its file.
-        journal: the file that says it is written, and what is in it.
+        out: folder of its file.
+        target: name of its file.
+        partial: folder of the journals.
         videos: folder that the items' paths start from.
         items: number of each video in the split, what it is, and its class ids.
         settings: of the data set.
+        limits: what a video may unfold to.
         doomed: reasons by number of the videos that are known to kill a worker.
+        scratch: folder of this machine for the file while it is written; see `with_scratch`.
     """
 
     shard: int
-    target: pathlib.Path
-    journal: pathlib.Path
-    videos: pathlib.Path
+    out: str
+    target: str
+    partial: str
+    videos: str
     items: tuple[tuple[int, Item, tuple[int, ...]], ...]
     settings: dict[str, Any]
-    doomed: dict[int, str]
+    limits: video.Limits
+    doomed: dict[int, str] = dataclasses.field(default_factory=dict)
+    scratch: str = ''
+
+    @property
+    def journal(self) -> str:
+        """Name of the file that says the shard is written, and what is in it."""
+        return f'{self.shard:05d}.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +74,58 @@ class Journal:
     rejected: tuple[tuple[str, str], ...]
 
 
-def read_journal(task: Task) -> Journal | None:
-    """The journal of a finished shard; None if it is not finished."""
+def to_json(task: Task) -> str:
+    """A task as text, for a worker on another machine."""
+    return json.dumps(dataclasses.asdict(task))
+
+
+def from_json(text: str | bytes) -> Task:
+    """The task of a text that `to_json` made."""
+    content = json.loads(text)
+    items = tuple(
+        (
+            number,
+            Item(
+                **item
+                | {
+                    'labels': tuple(map(tuple, item['labels'])),
+                    'spans': tuple(map(tuple, item['spans'])),
+                }
+            ),
+            tuple(label),
+        )
+        for number, item, label in content['items']
+    )
+    doomed = {int(number): reason for number, reason in content['doomed'].items()}
+    limits = video.Limits(**content['limits'])
+    return Task(**content | {'items': items, 'doomed': doomed, 'limits': limits})
+
+
+def read_journals(tasks: Sequence[Task]) -> list[Journal | None]:
+    """The journals of the finished shards of one split; None for each that is not finished."""
+    if not tasks:
+        return []
+    out, partial = storage.folder(tasks[0].out), storage.folder(tasks[0].partial)
+    contents = partial.read([task.journal for task in tasks])
+    sizes = out.sizes([task.target for task in tasks])
+    return [
+        None if content is None else _parse_journal(content, size)
+        for content, size in zip(contents, sizes, strict=True)
+    ]
+
+
+def unwritten(tasks: Sequence[Task]) -> list[Task]:
+    """Those of one split's tasks whose shards are not finished."""
+    journals = read_journals(tasks)
+    return [task for task, journal in zip(tasks, journals, strict=True) if journal is None]
+
+
+def _parse_journal(text: bytes, size: int | None) -> Journal | None:
     try:
-        content = json.loads(task.journal.read_text(encoding='utf-8'))
-        if task.target.stat().st_size != content['bytes']:
-            return None
-    except (FileNotFoundError, ValueError):
+        content = json.loads(text)
+    except ValueError:
+        return None
+    if content['bytes'] != size:
         return None
     entries = tuple(
         Entry(
@@ -80,6 +142,34 @@ def read_journal(task: Task) -> Journal | None:
     return Journal(content['bytes'], entries, tuple(content['digests']), rejected)
 
 
+@contextlib.contextmanager
+def with_scratch(tasks: Sequence[Task]) -> Iterator[list[Task]]:
+    """The tasks of one split with a folder to write in; what killed workers left there is removed.
+
+    On a disk that is the folder of the journals, from which a file is moved in one step, and only
+    files of these very shards are removed: others may be being written. For a bucket it is a folder of
+    this machine.
+    """
+    if not tasks:
+        yield []
+    elif storage.is_url(tasks[0].out):
+        with tempfile.TemporaryDirectory(prefix='vjax-') as scratch:
+            yield [dataclasses.replace(task, scratch=scratch) for task in tasks]
+    else:
+        folder = storage.folder(tasks[0].partial)
+        ours = {task.shard for task in tasks}
+
+        def clean():
+            names = ((name, re.fullmatch(r'\.?(\d{5})\..*\.tmp', name)) for name in folder.names())
+            folder.remove([name for name, found in names if found and int(found[1]) in ours])
+
+        clean()
+        try:
+            yield [dataclasses.replace(task, scratch=folder.path) for task in tasks]
+        finally:
+            clean()
+
+
 def write(
     task: Task,
     begins: Callable[[int], None] = lambda number: None,
@@ -88,10 +178,15 @@ def write(
     """Writes a shard and its journal.
 
     Args:
-        task: the shard.
+        task: the shard, with a scratch folder.
         begins, ends: called with the number of each video before and after it.
+
+    Raises:
+        OSError: the disk is full, for example.
+        UserError: a bucket cannot be read or written.
     """
-    temporary = task.journal.with_name(f'{task.shard:05d}.{os.getpid()}.tmp')
+    # No other worker, on whatever machine, has this name.
+    temporary = pathlib.Path(task.scratch, f'{task.shard:05d}.{uuid.uuid4().hex}.tmp')
     entries, digests, rejected = [], [], []
     try:
         with open(temporary, 'wb') as file:
@@ -100,12 +195,11 @@ def write(
                 try:
                     if number in task.doomed:
                         raise video.BadVideo(task.doomed[number])
-                    entry, contents = encode(task.videos, item, label, task.settings)
-                except video.BadVideo as error:
-                    rejected.append((item.name, str(error)))
+                    entry, contents = encode(task.videos, item, label, task.settings, task.limits)
+                except UserError:  # It is not the video's fault.
+                    raise
                 except Exception as error:  # Hostile files find the bugs of decoders.
-                    reason = f'not decodable: {type(error).__name__}: {error}'
-                    rejected.append((item.name, reason))
+                    rejected.append((item.name, _reason(error)))
                 else:
                     for content in contents:
                         tfrecord.write(file, content)
@@ -115,31 +209,42 @@ def write(
             file.flush()
             os.fsync(file.fileno())
             size = file.tell()
-        os.replace(temporary, task.target)
+        storage.folder(task.out).take(temporary, task.target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        error.filename = os.fspath(task.target)
+        error.filename = error.filename or os.fspath(temporary)
         raise
     journal = {'bytes': size, 'entries': entries, 'digests': digests, 'rejected': rejected}
-    records.write_atomically(task.journal, json.dumps(journal))
+    storage.folder(task.partial).write(task.journal, json.dumps(journal))
 
 
 def encode(
-    videos: pathlib.Path, item: Item, label: tuple[int, ...], settings: dict[str, Any]
+    videos: str,
+    item: Item,
+    label: tuple[int, ...],
+    settings: dict[str, Any],
+    limits: video.Limits,
 ) -> tuple[Entry, list[bytes]]:
     """The row of the index and the records of a video.
 
     Raises:
         BadVideo: the file is not a whole, sane video, or the segment is not in it.
+        UserError: it is in a bucket that cannot be read.
     """
-    asked = {'start': item.start, 'end': item.end, 'short_side': settings['short_side']}
-    path = videos / item.path
-    if settings['store'] == 'frames':
-        film = video.to_jpeg(path, jpeg_quality=settings['jpeg_quality'], **asked)
-        contents = film.frames
-    else:
-        content, film = video.to_short_gops(path, crf=settings['crf'], **asked)
-        contents = [content]
+    asked = {'start': item.start, 'end': item.end, 'fps': item.fps}
+    asked |= {'short_side': settings['short_side']}
+    try:
+        with storage.video_at(storage.joined(videos, item.path)) as file:
+            if settings['store'] == 'frames':
+                quality = settings['jpeg_quality']
+                film = video.to_jpeg(file, jpeg_quality=quality, limits=limits, **asked)
+                contents = film.frames
+            else:
+                crf = settings['crf']
+                content, film = video.to_short_gops(file, crf=crf, limits=limits, **asked)
+                contents = [content]
+    except FileNotFoundError as error:
+        raise video.BadVideo('no such file') from error
     entry = Entry(
         source=item.name,
         label=label,
@@ -151,6 +256,14 @@ def encode(
         sizes=tuple(map(len, contents)),
     )
     return entry, contents
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+        return 'too large: decoding it takes too much memory'
+    if isinstance(error, video.BadVideo):
+        return str(error)
+    return f'not decodable: {type(error).__name__}: {error}'
 
 
 def _digest(entry: Entry, contents: list[bytes]) -> str:
