@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 # Two processes, each a gigabyte or three; a file's tests stay together, and share what they trained.
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
-# With tests that need the references of [parity].
-PARITY := tests/weights/test_huggingface.py tests/weights/test_videoprism_parity.py tests/models/test_probe.py
+# With tests that need the references of [parity], or [beam].
+EXTRAS := tests/weights/test_huggingface.py tests/weights/test_videoprism_parity.py tests/models/test_probe.py \
+	tests/test_prepare_scale.py
 
 .PHONY: help install demo test test-slow lint clean
 
@@ -15,7 +16,7 @@ help:
 	@echo 'make install   make $(VENV) with vjax and its pinned dependencies'
 	@echo 'make demo      render, prepare, train, evaluate and predict under runs/demo'
 	@echo 'make test      the fast tests'
-	@echo 'make test-slow the slow tests, and parity with PyTorch references'
+	@echo 'make test-slow the slow tests, parity with PyTorch references, Apache Beam'
 	@echo 'make lint      ruff'
 	@echo 'make clean     remove $(VENV) and runs/demo'
 
@@ -31,8 +32,8 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-$(VENV)/installed-parity: $(VENV)/installed-test
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[parity]'
+$(VENV)/installed-extras: $(VENV)/installed-test
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[parity,beam]'
 	@touch $@
 
 install: $(VENV)/installed
@@ -43,9 +44,9 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(PYTEST)
 
-test-slow: $(VENV)/installed-parity
+test-slow: $(VENV)/installed-extras
 	$(PYTEST) -m slow
-	$(PYTEST) $(PARITY)
+	$(PYTEST) $(EXTRAS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

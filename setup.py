@@ -22,6 +22,7 @@ setup(
         'einops>=0.8',
         'etils[epath,epy]>=1.10',
         'flax>=0.12',
+        'fsspec>=2025.3',
         'google-crc32c>=1.5',
         'jax>=0.10',
         'jaxtyping>=0.3',
@@ -46,5 +47,16 @@ setup(
         'parity': ['torch', 'transformers'],
         'gpu': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],
+        'beam': ['apache-beam>=2.77'],
+        'cloud': ['gcsfs', 's3fs'],
+        # torchcodec: later ones want a CUDA library even on a CPU.
+        'benchmark': [
+            'decord',
+            'grain',
+            'scikit-video',
+            'simplejpeg',
+            'torch',
+            'torchcodec==0.13.*',
+        ],
     },
 )

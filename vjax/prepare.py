@@ -23,27 +23,43 @@ first split's labels, unless --classes=FILE gives a list, or one for each head: 
 --classes verb=FILE.
 
 Interrupted at any moment, the same command goes on where it was and the result is the same to the byte,
-as it is for any number of workers. A complete split is not done again.
+as it is for any number of workers. A complete split is not done again. Besides --workers on one machine
+there are two ways to have more of them:
+
+    --num_tasks=8 --task=$SLURM_ARRAY_TASK_ID    job arrays, on a disk that all machines share
+    --beam='--runner=DataflowRunner --project=P --region=R --temp_location=gs://B/tmp
+            --sdk_container_image=IMAGE_WITH_VJAX'    Apache Beam, with its pipeline options
+
+Tasks may run at once or one after another, in any order, and be killed and started again; whichever finds
+all shards written finishes the split. Beam needs pip install 'vjax[beam]'. --runner=FnApiRunner runs it in
+this process; DirectRunner first looks for a program, Prism, that Beam downloads.
+
+--videos, --annotations and --out may be in a bucket (gs://, s3://), which needs pip install
+'vjax[cloud]'. Nothing then keeps two runs of one split apart, which would do its work twice, nor two that
+finish different splits of one OUT in the same moment, of which one could be lost. To train from it, copy
+OUT to a disk or mount the bucket.
+
+A hostile file costs only itself: what has more than --max_frames or --max_pixels, or takes a worker more
+than --max_seconds or --max_gib, is rejected.
 """
 
-import contextlib
-import fcntl
+import dataclasses
 import logging
+import math
 import os
-import pathlib
 import re
-import shutil
+import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import tqdm
 
 from vjax import cli
 from vjax.data import annotations as formats
-from vjax.data import records, stores, video
-from vjax.data.preparation import coverage, processes, shards
+from vjax.data import records, short_gops, stores, video
+from vjax.data.preparation import coverage, locks, processes, shards, storage
 from vjax.data.preparation import plan as plans
-from vjax.data.preparation.estimate import estimate
+from vjax.data.preparation.estimate import Estimate, estimate
 from vjax.errors import UserError
 
 log = logging.getLogger('vjax.prepare')  # Not __name__, which is '__main__' under -m.
@@ -60,19 +76,26 @@ def prepare(
     store: str = 'frames',
     short_side: int = 256,
     jpeg_quality: int = video.JPEG_QUALITY,
-    crf: int = video.CRF,
+    crf: int = short_gops.CRF,
     workers: int | None = None,
     num_shards: int | None = None,
+    num_tasks: int = 1,
+    task: int = 0,
+    beam: str | None = None,
     classes: str | os.PathLike | Mapping[str, str | os.PathLike] | None = None,
     min_coverage: float = 0.5,
-    max_seconds: float = 600.0,
-) -> records.Dataset:
-    """Prepares one split, or what is left of it, and returns the data set with it.
+    max_frames: int = video.Limits.max_frames,
+    max_pixels: int = video.Limits.max_pixels,
+    max_seconds: float = processes.Budget.seconds,
+    max_gib: float = processes.Budget.gib,
+) -> records.Dataset | None:
+    """Prepares one split, or what is left of it.
 
     Runs worker processes by spawning: a script calls this under `if __name__ == '__main__':`.
 
     Args:
-        videos: folder that the paths in the annotations start from.
+        videos: folder that the paths in the annotations start from; on a disk or in a bucket, as the
+            two that follow.
         annotations: the file or folder that says which videos have which labels.
         out: the data set's folder, which may have other splits already.
         split: name of the split.
@@ -84,10 +107,18 @@ def prepare(
         crf: 0..51, x264's constant rate factor of videos.
         workers: processes; None for one per CPU that this process may use. No effect on the result.
         num_shards: record files; None for one per 64 videos, at least 4 and at most 1,024.
+        num_tasks: processes or machines that share the work, each of which is told which `task`,
+            0..num_tasks - 1, it has: shards are dealt to them in turn. No effect on the result.
+        beam: pipeline options of Apache Beam, which then has the workers.
         classes: file with a class name per line, in the order of their ids, or such a file for each
             head; None for those of the data set, of the annotations, or the sorted labels.
         min_coverage: part of the annotated videos that must be there.
-        max_seconds: a video that takes longer to decode is rejected.
+        max_frames, max_pixels: a video with more, or with larger frames before resizing, is rejected.
+        max_seconds: a video that takes a worker longer is rejected.
+        max_gib: a video that takes more of a worker's memory is rejected.
+
+    Returns:
+        The data set with the split; None where shards of other tasks are missing.
 
     Raises:
         UserError: an argument or the annotations are wrong, `out` was made with others, too many
@@ -99,62 +130,106 @@ def prepare(
         raise UserError(f'--split={split!r}: use letters, digits, _, - and dots only.')
     if store not in stores.STORES:
         raise UserError(f'--store={store} is not one of {", ".join(stores.STORES)}.')
-    limits = {
+    ranges = {
         'short_side': (short_side, 1, 65_000),
         'jpeg_quality': (jpeg_quality, 1, 100),
         'crf': (crf, 0, 51),
         'workers': (workers, 1, 1024),
         'num_shards': (num_shards, 1, 100_000),
+        'num_tasks': (num_tasks, 1, 100_000),
+        'task': (task, 0, num_tasks - 1),
         'min_coverage': (min_coverage, 0, 1),
+        'max_frames': (max_frames, 1, 2**31 - 1),
+        'max_pixels': (max_pixels, 1, 2**31 - 1),
     }
-    for name, (value, least, most) in limits.items():
+    for name, (value, least, most) in ranges.items():
         if value is not None and not least <= value <= most:
             raise UserError(f'--{name}={value} is not between {least} and {most}.')
-    if not max_seconds > 0:
-        raise UserError(f'--max_seconds={max_seconds} is not positive.')
-    videos, out = pathlib.Path(videos), pathlib.Path(out)
-    if not videos.is_dir():
-        raise UserError(f'--videos={videos}: there is no such folder.')
-    annotated = formats.read(dataset, os.fspath(annotations), os.fspath(videos), split, fold=fold)
-    settings = {'store': store, 'short_side': short_side}
-    settings |= {'jpeg_quality': jpeg_quality} if store == 'frames' else {'crf': crf}
+    for name, value in {'max_seconds': max_seconds, 'max_gib': max_gib}.items():
+        if not value > 0:
+            raise UserError(f'--{name}={value} is not positive.')
+    if beam is not None and (workers is not None or num_tasks > 1):
+        raise UserError('--beam has workers of its own: leave out --workers and --num_tasks.')
+    # TensorFlow, which etils.epath would read annotations in buckets by, does not know s3://.
+    os.environ.setdefault('EPATH_USE_TF', 'false')
+    videos, out = storage.folder(videos), storage.folder(out)
+    if beam is not None:
+        from vjax.data.preparation import beam as beam_module
+
+        beam_module.check(beam, [videos.path, out.path])
+    if not videos.exists():
+        raise UserError(f'--videos={videos.path}: there is no such folder.')
+
+    # --- Plan the split, or go on with its plan ---
+    annotated = formats.read(dataset, os.fspath(annotations), videos.path, split, fold=fold)
+    missing = coverage.missing(videos, annotated)
+    settings = {
+        'frames': {'store': 'frames', 'short_side': short_side, 'jpeg_quality': jpeg_quality},
+        'video': {'store': 'video', 'short_side': short_side, 'crf': crf},
+    }
+    limits = video.Limits(max_frames=max_frames, max_pixels=max_pixels)
+    budget = processes.Budget(max_seconds, max_gib)
     wanted = None if classes is None else _read_wanted(classes, annotated.heads)
     name = os.fspath(annotations) or f'--dataset={dataset}'
-
-    with _locked(out):
-        # --- Plan the split, or go on with its plan ---
-        known = plans.settle_classes(out, split, settings, wanted, annotated, name)
+    partial = out / plans.partial_name(split)
+    with locks.exclusive(out):
+        known = plans.settle_classes(out, split, settings[store], wanted, annotated, name)
         plan = plans.Plan(
-            settings,
+            settings[store],
+            dataclasses.asdict(limits),
             records.plain_classes(known),
             annotated.multi_label,
             plans.digest(annotated),
             num_shards or plans.num_shards(len(annotated.items)),
         )
-        partial = out / f'.partial-{split}'
-        prepared = records.read_description(out)
-        if prepared is not None and split in prepared.splits:
+        prepared = _prepared(out, split)
+        if prepared is not None:
             if prepared.splits[split].annotations_sha256 != plan.annotations_sha256:
                 raise UserError(
-                    f'{out} already has a split {split!r}, made from other annotations than {name}; '
-                    f'give another --split or --out.'
+                    f'{out.path} already has a split {split!r}, made from other annotations than '
+                    f'{name}; give another --split or --out.'
                 )
-            shutil.rmtree(partial, ignore_errors=True)
-            return records.open_dataset(out)
-        missing = coverage.missing(videos, annotated)
+            partial.remove_all()
+            return prepared
         if missing:
             _report_missing(out, split, annotated, missing, videos, min_coverage)
-        if not partial.exists():
-            _print_estimate(videos, annotated, missing, short_side, split)
-        plans.begin(partial, plan)
+        is_new = plans.begin(partial, plan)
+        claimed = locks.claim(partial, task, num_tasks)
 
-        # --- Write the shards that are not there yet ---
-        tasks = plans.tasks(out, partial, split, plan, annotated, videos)
-        _write(tasks, len(annotated.items), split, workers, max_seconds)
+    # --- Write the shards that are not there yet ---
+    tasks = plans.tasks(out, partial, split, plan, annotated, videos)
+    with claimed:
+        if is_new:
+            found = estimate(videos.path, annotated, missing, settings, limits, budget)
+            _print_estimate(found, split)
+        if beam is None:
+            _write(tasks[task::num_tasks], split, workers, budget)
+        else:
+            beam_module.write_shards(shards.unwritten(tasks), beam, budget)
 
-        # --- Put them together ---
-        journals = [shards.read_journal(task) for task in tasks]
-        return plans.finish(out, partial, split, plan, journals)
+    # --- Put them together ---
+    with locks.exclusive(out):
+        journals = shards.read_journals(tasks)
+        prepared = _prepared(out, split)  # Another task may have been faster.
+        if prepared is not None:
+            return prepared
+        lacking = [i for i, journal in enumerate(journals) if journal is None]
+        if not lacking:
+            return plans.finish(out, partial, split, plan, journals)
+    whose = ', '.join(str(number) for number in sorted({i % num_tasks for i in lacking}))
+    log.info(
+        '%s: task %d of %d is done; %d of %d shards are missing yet, of --task=%s',
+        *(split, task, num_tasks, len(lacking), len(tasks), whose),
+    )
+    return None
+
+
+def _prepared(out: storage.Folder, split: str) -> records.Dataset | None:
+    """The data set, if it has the split."""
+    dataset = plans.read_description(out)
+    if dataset is None or split not in dataset.splits:
+        return None
+    return dataset if storage.is_url(out.path) else records.open_dataset(out.path)
 
 
 def _read_wanted(
@@ -178,54 +253,28 @@ def _read_wanted(
     return {head: records.read_classes(classes[head]) for head in heads}
 
 
-@contextlib.contextmanager
-def _locked(out: pathlib.Path) -> Iterator[None]:
-    """Makes the folder, and keeps a second run out of it; the lock goes with the process."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f'--out={out} is not a folder.') from error
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f'another run of vjax.prepare is writing to {out}.') from error
-        except OSError:
-            pass  # A file system without locks.
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _report_missing(
-    out: pathlib.Path,
+    out: storage.Folder,
     split: str,
     annotated: formats.Annotations,
     missing: list[str],
-    videos: pathlib.Path,
+    videos: storage.Folder,
     min_coverage: float,
 ) -> None:
     words = coverage.summary(annotated, missing)
     gone = set(missing)
     present = sum(item.path not in gone for item in annotated.items) / len(annotated.items)
     if present < min_coverage:
+        enough = math.floor(100 * present) / 100
         raise UserError(
-            f'--videos={videos}: {words}. Is it the right folder? If so, --min_coverage={present:.2g} '
+            f'--videos={videos.path}: {words}. Is it the right folder? If so, --min_coverage={enough:g} '
             f'goes on without them (now {min_coverage:g}).'
         )
     coverage.write(out, split, annotated, missing)
-    log.warning('%s: %s; see %s', split, words, out / coverage.COVERAGE)
+    log.warning('%s: %s; see %s', split, words, (out / coverage.COVERAGE).path)
 
 
-def _print_estimate(
-    videos: pathlib.Path,
-    annotated: formats.Annotations,
-    missing: list[str],
-    short_side: int,
-    split: str,
-) -> None:
-    found = estimate(videos, annotated, missing, short_side)
+def _print_estimate(found: Estimate | None, split: str) -> None:
     if found is None:
         log.info('%s: no estimate of its size could be made', split)
         return
@@ -238,29 +287,32 @@ def _print_estimate(
 
 
 def _write(
-    tasks: list[shards.Task],
-    num_videos: int,
-    split: str,
-    num_workers: int | None,
-    max_seconds: float,
+    tasks: Sequence[shards.Task], split: str, workers: int | None, budget: processes.Budget
 ) -> None:
-    for file in tasks[0].journal.parent.glob('*.tmp'):
-        file.unlink(missing_ok=True)
-    unwritten = [task for task in tasks if shards.read_journal(task) is None]
-    left = sum(len(task.items) for task in unwritten)
-    with tqdm.tqdm(
-        total=num_videos, initial=num_videos - left, desc=split, unit=' videos', disable=None
-    ) as bar:
-        try:
-            processes.write_shards(unwritten, num_workers, max_seconds, bar)
-        finally:
-            for file in tasks[0].journal.parent.glob('*.tmp'):
-                file.unlink(missing_ok=True)
+    unwritten = shards.unwritten(tasks)
+    total, left = (sum(len(task.items) for task in some) for some in (tasks, unwritten))
+    with (
+        shards.with_scratch(unwritten) as todo,
+        tqdm.tqdm(
+            total=total, initial=total - left, desc=split, unit=' videos', disable=None
+        ) as bar,
+    ):
+        processes.write_shards(todo, workers, budget, bar)
+
+
+def _describe(entry: formats.Format) -> str:
+    lines = [f'{entry.title}{f" ({entry.homepage})" if entry.homepage else ""}']
+    if entry.annotations:
+        lines += textwrap.wrap(f'--annotations: {entry.annotations}', 96)
+    if entry.homepage:
+        lines += textwrap.wrap(f'Terms: {entry.licence}', 96)
+    return textwrap.indent('\n'.join([entry.name, *(f'    {line}' for line in lines)]), '  ')
 
 
 def main(argv: list[str]) -> None:
     """Parses the command line, prepares the split and prints a summary."""
     parser = cli.parser(__doc__)
+    parser.epilog = '\n'.join(['values of --dataset:', *map(_describe, formats.FORMATS.values())])
     parser.add_argument('--videos', required=True, metavar='DIR', help='folder of the video files')
     parser.add_argument(
         '--annotations',
@@ -284,7 +336,10 @@ def main(argv: list[str]) -> None:
         '--jpeg_quality', type=int, default=video.JPEG_QUALITY, help='1..100; default: %(default)s'
     )
     parser.add_argument(
-        '--crf', type=int, default=video.CRF, help='of --store=video, 0..51; default: %(default)s'
+        '--crf',
+        type=int,
+        default=short_gops.CRF,
+        help='of --store=video, 0..51; default: %(default)s',
     )
     parser.add_argument('--workers', type=int, help='processes; default: one per CPU')
     parser.add_argument('--num_shards', type=int, help='record files; default: one per 64 videos')
@@ -294,17 +349,37 @@ def main(argv: list[str]) -> None:
         default=0.5,
         help='part of the annotated videos that must be there; default: %(default)s',
     )
+    parser.add_argument('--num_tasks', type=int, default=1, help='of a job array')
+    parser.add_argument('--task', type=int, default=0, help='which of them: 0, 1, ...')
+    parser.add_argument('--beam', metavar='OPTIONS', help='run on Apache Beam, with these options')
+    parser.add_argument(
+        '--max_frames', type=int, default=video.Limits.max_frames, help='default: %(default)s'
+    )
+    parser.add_argument(
+        '--max_pixels',
+        type=int,
+        default=video.Limits.max_pixels,
+        help='of a frame, before resizing; default: %(default)s',
+    )
     parser.add_argument(
         '--max_seconds',
         type=float,
-        default=600.0,
-        help='a video that takes longer is rejected; default: %(default)s',
+        default=processes.Budget.seconds,
+        help='that a video may take a worker; default: %(default)s',
+    )
+    parser.add_argument(
+        '--max_gib',
+        type=float,
+        default=processes.Budget.gib,
+        help="of a worker's memory that a video may take; default: %(default)s",
     )
     cli.add_classes(parser)
     args, _ = cli.parse_args(parser, argv)
 
     start = time.monotonic()
     dataset = prepare(**vars(args) | {'classes': cli.class_files(args.classes)})
+    if dataset is None:
+        return
     seconds = time.monotonic() - start
     split = dataset.splits[args.split]
     print(
@@ -314,7 +389,7 @@ def main(argv: list[str]) -> None:
     )
     if split.num_rejected:
         print(
-            f'{split.num_rejected:,} files rejected: see {os.path.join(args.out, "rejected.csv")}'
+            f'{split.num_rejected:,} files rejected: see {os.path.join(args.out, plans.REJECTED)}'
         )
 
 

@@ -19,7 +19,7 @@ from vjax.errors import UserError
 TASKS = {
     'motion6': (500, 6, 'softmax'),
     'two_motions': (1000, 6, 'sigmoid'),
-    'digit_and_motion': (1000, 16, 'softmax'),
+    'digit_and_motion': (1000, 11, 'softmax'),
 }
 
 

@@ -15,7 +15,17 @@ from PIL import Image
 from scipy import stats
 
 from vjax import recipes
-from vjax.data import geometry, index, pipeline, records, sampling, stores, tfrecord, video
+from vjax.data import (
+    geometry,
+    index,
+    pipeline,
+    records,
+    sampling,
+    short_gops,
+    stores,
+    tfrecord,
+    video,
+)
 from vjax.data.sections import Augment, Clip
 from vjax.errors import UserError
 
@@ -480,8 +490,8 @@ def test_all_ways_of_decoding_agree(encoding, tmp_path):
     content = {'jpeg': jpeg, 'png': lambda x: tf.io.encode_png(x).numpy()}.get(encoding)
     if encoding == 'video':
         Image.fromarray(picture).save(tmp_path / 'a.png')
-        content, _ = video.to_short_gops(tmp_path / 'a.png', short_side=None, crf=1)
-        whole = video.decode_frames(content, np.array([0]), 32, 46)[0]
+        content, _ = short_gops.encode(tmp_path / 'a.png', short_side=None, crf=1)
+        whole = short_gops.decode_frames(content, np.array([0]), 32, 46)[0]
         # What is lost is the colours' half resolution, as in a JPEG of the best quality.
         halved = np.asarray(Image.open(io.BytesIO(video.encode_jpeg(picture, 100))))
         lost, by_jpeg = (np.abs(x.astype(int) - picture).mean() for x in (whole, halved))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vjax import recipes
-from vjax.data import index, pipeline, records, stores, tfrecord, video
+from vjax.data import index, pipeline, records, short_gops, stores, tfrecord, video
 from vjax.prepare import prepare
 
 NUM_FRAMES, HEIGHT, WIDTH = 40, 33, 47
@@ -52,8 +52,8 @@ def lossless(path, frames):
     return path
 
 
-def short_gops(folder, frames, crf=video.CRF):
-    content, film = video.to_short_gops(
+def film_of(folder, frames, crf=short_gops.CRF):
+    content, film = short_gops.encode(
         lossless(folder / 'source.mkv', frames), short_side=None, crf=crf
     )
     assert film.frames == [None] * len(frames)
@@ -63,13 +63,13 @@ def short_gops(folder, frames, crf=video.CRF):
 
 @pytest.fixture(scope='module')
 def content(tmp_path_factory):
-    return short_gops(tmp_path_factory.mktemp('film'), moving())
+    return film_of(tmp_path_factory.mktemp('film'), moving())
 
 
 @pytest.fixture(scope='module')
 def whole(content):
     """All frames, one after another."""
-    return video.decode_frames(content, np.arange(NUM_FRAMES), HEIGHT, WIDTH)
+    return short_gops.decode_frames(content, np.arange(NUM_FRAMES), HEIGHT, WIDTH)
 
 
 def psnr(frames, expected):
@@ -98,20 +98,20 @@ def test_the_frames_are_those_of_the_video(whole):
     ),
 )
 def test_any_frames_in_any_order_are_those_of_the_whole(content, whole, frames, window):
-    got = video.decode_frames(content, np.array(frames), HEIGHT, WIDTH)
+    got = short_gops.decode_frames(content, np.array(frames), HEIGHT, WIDTH)
     np.testing.assert_array_equal(got, whole[frames])
     top, left, height, width = window
-    cut = video.decode_frames(content, np.array(frames), HEIGHT, WIDTH, np.array(window))
+    cut = short_gops.decode_frames(content, np.array(frames), HEIGHT, WIDTH, np.array(window))
     np.testing.assert_array_equal(cut, whole[frames][:, top : top + height, left : left + width])
 
 
-@pytest.mark.parametrize('num_frames', [1, 2, video.GOP, video.GOP + 1])
+@pytest.mark.parametrize('num_frames', [1, 2, short_gops.GOP, short_gops.GOP + 1])
 @pytest.mark.parametrize(('height', 'width'), [(16, 16), (17, 30), (30, 17), (1, 1), (3, 50)])
 def test_lengths_and_odd_sizes(tmp_path, num_frames, height, width):
     frames = moving(num_frames, height, width)
-    content = short_gops(tmp_path, frames, crf=1)
+    content = film_of(tmp_path, frames, crf=1)
     order = np.arange(num_frames)[::-1]
-    got = video.decode_frames(content, order, height, width)
+    got = short_gops.decode_frames(content, order, height, width)
     assert got.shape == (num_frames, height, width, 3)
     # As far from the frames as they are without their colours' resolution.
     halved = [np.asarray(Image.open(io.BytesIO(video.encode_jpeg(f, 100)))) for f in frames]
@@ -120,7 +120,7 @@ def test_lengths_and_odd_sizes(tmp_path, num_frames, height, width):
         < 1 + np.abs(np.stack(halved).astype(int) - frames).mean()
     )
     with pytest.raises(ValueError, match=f'frame {num_frames} is missing'):
-        video.decode_frames(content, np.array([0, num_frames]), height, width)
+        short_gops.decode_frames(content, np.array([0, num_frames]), height, width)
 
 
 def test_every_sixteenth_frame_is_a_keyframe_and_none_waits_for_a_later_one(content):
@@ -129,7 +129,7 @@ def test_every_sixteenth_frame_is_a_keyframe_and_none_waits_for_a_later_one(cont
         assert [i for i, packet in enumerate(packets) if packet.is_keyframe] == [0, 16, 32]
         assert [packet.pts for packet in packets] == [packet.dts for packet in packets]
         times = [packet.pts * packet.time_base for packet in packets]
-        assert times == [Fraction(i, video.NOMINAL_FPS) for i in range(NUM_FRAMES)]
+        assert times == [Fraction(i, short_gops.NOMINAL_FPS) for i in range(NUM_FRAMES)]
 
 
 def test_frames_far_apart_are_sought_not_decoded_through(content, whole, monkeypatch):
@@ -155,7 +155,7 @@ def test_frames_far_apart_are_sought_not_decoded_through(content, whole, monkeyp
                 yield frame
 
     monkeypatch.setattr(av, 'open', lambda *args, **kwargs: Counting(av_open(*args, **kwargs)))
-    got = video.decode_frames(content, np.array([33, 2]), HEIGHT, WIDTH)
+    got = short_gops.decode_frames(content, np.array([33, 2]), HEIGHT, WIDTH)
     np.testing.assert_array_equal(got, whole[[33, 2]])
     assert len(decoded) == 3 + 2  # 0, 1, 2, and 32, 33.
 
@@ -164,13 +164,13 @@ def test_equal_videos_are_equal_bytes(tmp_path, content):
     source = str(lossless(tmp_path / 'a.mkv', moving()))
 
     def encode(_):
-        return video.to_short_gops(source, short_side=None, crf=video.CRF)[0]
+        return short_gops.encode(source, short_side=None, crf=short_gops.CRF)[0]
 
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         assert set(pool.map(encode, range(4))) == {content}
     script = (
-        'import hashlib, sys; from vjax.data import video\n'
-        'content, _ = video.to_short_gops(sys.argv[1], short_side=None, crf=video.CRF)\n'
+        'import hashlib, sys; from vjax.data import short_gops\n'
+        'content, _ = short_gops.encode(sys.argv[1], short_side=None, crf=short_gops.CRF)\n'
         'print(hashlib.sha256(content).hexdigest())'
     )
     run = [sys.executable, '-c', script, source]
@@ -187,8 +187,8 @@ def test_equal_videos_are_equal_bytes(tmp_path, content):
 def test_colours_stay(tmp_path, colour):
     """By another matrix or range they would be off by 10 levels and more."""
     frame = np.full((32, 32, 3), colour, np.uint8)
-    content = short_gops(tmp_path, [frame])
-    got = video.decode_frames(content, np.array([0]), 32, 32)[0]
+    content = film_of(tmp_path, [frame])
+    got = short_gops.decode_frames(content, np.array([0]), 32, 32)[0]
     assert np.abs(got.astype(int) - frame).max() <= 1
     # Other players are told which ones they are.
     with av.open(io.BytesIO(content)) as container:
@@ -222,13 +222,13 @@ def damaged(content):
 @pytest.mark.parametrize('kind', damaged(b'.' * 1000))
 def test_damaged_files_are_errors(content, kind):
     with pytest.raises((av.FFmpegError, ValueError)):
-        video.decode_frames(damaged(content)[kind], np.arange(NUM_FRAMES), HEIGHT, WIDTH)
+        short_gops.decode_frames(damaged(content)[kind], np.arange(NUM_FRAMES), HEIGHT, WIDTH)
 
 
 def test_a_film_of_another_size_is_an_error(content):
     for height, width in ((HEIGHT, WIDTH - 2), (HEIGHT + 2, WIDTH), (WIDTH, HEIGHT)):
         with pytest.raises(ValueError, match='34 x 48 pixels'):
-            video.decode_frames(content, np.array([0]), height, width)
+            short_gops.decode_frames(content, np.array([0]), height, width)
 
 
 # --- In a data set. ---
@@ -332,4 +332,4 @@ def test_undecodable_videos_are_zeros_of_mask_0(prepared, tmp_path, caplog):
 def test_the_description_says_how_videos_are_stored(prepared):
     with open(os.path.join(prepared['video'].path, records.DESCRIPTION)) as file:
         made = json.load(file)['settings']
-    assert made == {'store': 'video', 'short_side': 32, 'crf': video.CRF}
+    assert made == {'store': 'video', 'short_side': 32, 'crf': short_gops.CRF}

@@ -13,12 +13,18 @@ state has the same distribution whatever the class: one frame tells nothing, by 
 colours, background, speed, noise and distractors are drawn without a look at the class, and digits and
 distractors cycle so that every class gets equally many. The background drifts as if the camera moved, in
 a direction of its own, so that global motion tells nothing either. A clip played backwards is a clip of
-`reversed_class`.
+`moving_digits_tasks.reversed_class`.
 
 Sets, from easy to hard:
     motion6  left, right, up, down, grow, shrink
     curl     rotate_cw, rotate_ccw, orbit_cw, orbit_ccw: the sense of a turn, seen over several frames
     order12  right_then_up, ...: two different motions of four, in one order or the other
+and for videos of several labels, with the motions of motion6:
+    two_motions       two digits move at once, one partly behind the other at times, in two different
+                      ways: two labels, multi-label. Their states are independent of each other and
+                      uniform, so that one frame tells nothing here either. Without distractors.
+    digit_and_motion  which digit it is, 0 to 4, and how it moves: two heads. The digit is larger and
+                      nearly upright; one frame tells which it is, but nothing of its motion.
 
 Train, validation and test share no image of a digit and no region of a photograph. A video is a function
 of (set, seed, split, index) alone, and any one can be rendered by itself (`render`); the bytes of the mp4
@@ -51,41 +57,21 @@ from jaxtyping import Float, UInt8
 
 from vjax import cli
 from vjax.data import records
+from vjax.data.moving_digits_tasks import (
+    NUM_FRAMES,
+    SETS,
+    SIZE,
+    SMALLEST,
+    TASKS,
+    Task,
+    draw_states,
+)
 from vjax.errors import UserError
 
-SIZE = 48  # Pixels, the period of x and y.
-NUM_FRAMES = 20
 FPS = 12
-SMALLEST, LARGEST = 16.0, 32.0  # Pixels that a digit's 8 x 8 image is drawn to; the log's period.
-PERIODS = np.array([SIZE, SIZE, 2 * math.pi, math.log(LARGEST / SMALLEST)])
 NUM_VIDEOS = {'train': 2400, 'validation': 240, 'test': 480}
 _VERSION = 1  # Of the pictures: changed with anything that changes them.
 
-# The steady motions: sign of the change of (x, y, angle, log size); y points down.
-_MOTIONS = {
-    'left': (-1, 0, 0, 0),
-    'right': (1, 0, 0, 0),
-    'up': (0, -1, 0, 0),
-    'down': (0, 1, 0, 0),
-    'rotate_cw': (0, 0, 1, 0),
-    'rotate_ccw': (0, 0, -1, 0),
-    'grow': (0, 0, 0, 1),
-    'shrink': (0, 0, 0, -1),
-}
-_REVERSED = {'left': 'right', 'up': 'down', 'grow': 'shrink', 'cw': 'ccw'}
-_REVERSED |= {after: before for before, after in _REVERSED.items()}
-_COMPASS = ('left', 'right', 'up', 'down')
-
-SETS = {
-    'motion6': (*_COMPASS, 'grow', 'shrink'),
-    'curl': ('rotate_cw', 'rotate_ccw', 'orbit_cw', 'orbit_ccw'),
-    'order12': tuple(f'{a}_then_{b}' for a in _COMPASS for b in _COMPASS if a != b),
-}
-
-# Change per frame: pixels, pixels, radians, log size. Slowest and fastest.
-_SPEEDS = np.array([(0.9, 1.8), (0.9, 1.8), (0.12, 0.2), (0.022, 0.036)])
-_ORBIT_RADIUS = (7.0, 12.0)  # Pixels.
-_ORBIT_SPEED = (0.18, 0.3)  # Radians per frame.
 _CAMERA_SPEED = 0.6  # Pixels per frame at most.
 
 # Of each photograph, the columns of each split, as fractions of its width; a strip between is nobody's.
@@ -94,14 +80,33 @@ _WINDOW = SIZE + math.ceil(_CAMERA_SPEED * (NUM_FRAMES - 1)) + 2
 
 
 @dataclasses.dataclass(frozen=True)
+class Digit:
+    """One of the digits that a video shows.
+
+    Attributes:
+        motion: name of how it moves.
+        image: index into scikit-learn's digits.
+        states: x, y (pixels), angle (radians, clockwise), log size above `SMALLEST`, per frame.
+        colour: red, green, blue in [0, 1].
+    """
+
+    motion: str
+    image: int
+    states: Float[np.ndarray, 'time 4']
+    colour: Float[np.ndarray, '3']
+
+    @property
+    def numeral(self) -> int:
+        """Which digit it is, 0 to 9."""
+        return int(_digits()[1][self.image])
+
+
+@dataclasses.dataclass(frozen=True)
 class Scene:
     """Everything that a video shows, drawn from (set, seed, split, index).
 
     Attributes:
-        label: name of the class.
-        digit: index into scikit-learn's digits.
-        states: x, y (pixels), angle (radians, clockwise), log size above the smallest, per frame.
-        colour: red, green, blue of the digit in [0, 1].
+        digits: the hindmost first.
         photograph: 0 china, 1 flower.
         reduction: the photograph is reduced this many times.
         corner: y, x of the window in the reduced photograph.
@@ -114,10 +119,7 @@ class Scene:
         seed: for the noise and the stripes.
     """
 
-    label: str
-    digit: int
-    states: Float[np.ndarray, 'time 4']
-    colour: Float[np.ndarray, '3']
+    digits: tuple[Digit, ...]
     photograph: int
     reduction: int
     corner: tuple[int, int]
@@ -129,22 +131,6 @@ class Scene:
     disc_radius: float
     seed: int
 
-    @property
-    def numeral(self) -> int:
-        """Which digit it is, 0 to 9."""
-        return int(_digits()[1][self.digit])
-
-
-def reversed_class(motion_set: str, name: str) -> str:
-    """The class that a clip of class `name` shows when it is played backwards."""
-    if name not in SETS[motion_set]:
-        raise ValueError(f'{name!r} is no class of {motion_set}')
-    if '_then_' in name:
-        first, second = name.split('_then_')
-        return f'{_REVERSED[second]}_then_{_REVERSED[first]}'
-    kind, _, sense = name.rpartition('_')
-    return f'{kind}_{_REVERSED[sense]}' if kind else _REVERSED[name]
-
 
 def digits_of(split: str) -> np.ndarray:
     """Indices into scikit-learn's digits of those that a split may show."""
@@ -155,14 +141,14 @@ def digits_of(split: str) -> np.ndarray:
 
 
 def draw_scene(motion_set: str, seed: int, split: str, index: int) -> Scene:
-    """Draws what video `index` of a split shows; classes take turns over `index`."""
-    classes = SETS[motion_set]
+    """Draws what video `index` of a split shows; the choices of motions take turns over `index`."""
+    task = TASKS[motion_set]
     # Videos of one turn have the same digit (0-9, not its image) and the same number of distractors.
-    turn, number = divmod(index, len(classes))
-    rng = np.random.default_rng([seed, list(NUM_VIDEOS).index(split), index])
-    candidates = digits_of(split)
-    candidates = candidates[_digits()[1][candidates] == turn % 10]
-    states = _draw_states(rng, classes[number])
+    turn, number = divmod(index, len(task.choices))
+    motion, *others = task.choices[number]
+    key = [seed, list(NUM_VIDEOS).index(split), index]
+    rng = np.random.default_rng(key)
+    states = draw_states(rng, motion)
     photograph, reduction = int(rng.integers(2)), int(rng.integers(1, 3))
     left, top, right, bottom = region(split, photograph, reduction)
     corner = (
@@ -173,15 +159,19 @@ def draw_scene(motion_set: str, seed: int, split: str, index: int) -> Scene:
     speed, direction = rng.uniform(0, _CAMERA_SPEED), rng.uniform(0, 2 * math.pi)
     camera = np.arange(NUM_FRAMES)[:, None] * speed * _unit(direction)
     camera -= np.minimum(camera.min(axis=0), 0)
-    colour = rng.uniform(0.0, 1.0, 3)
-    colour = 0.25 + 0.75 * colour / colour.max()
+    colour = _draw_colour(rng)
     disc_start, disc_direction = rng.uniform(0, SIZE, 2), rng.uniform(0, 2 * math.pi)
     disc = disc_start + np.arange(NUM_FRAMES)[:, None] * rng.uniform(0, 1.0) * _unit(disc_direction)
+    digits = [
+        Digit(motion, int(rng.choice(_images_of(split, turn % task.num_numerals))), states, colour)
+    ]
+    for place, other in enumerate(others, 1):
+        own = np.random.default_rng([*key, place])
+        states, colour = draw_states(own, other), _draw_colour(own)
+        image = int(own.choice(_images_of(split, int(own.integers(task.num_numerals)))))
+        digits.append(Digit(other, image, states, colour))
     return Scene(
-        label=classes[number],
-        digit=int(rng.choice(candidates)),
-        states=states,
-        colour=colour,
+        digits=tuple(_of_task(digit, task) for digit in digits),
         photograph=photograph,
         reduction=reduction,
         corner=corner,
@@ -189,40 +179,42 @@ def draw_scene(motion_set: str, seed: int, split: str, index: int) -> Scene:
         camera=camera,
         light=rng.uniform(0.2, 0.42),
         noise=rng.uniform(0.0, 0.02),
-        disc=disc % SIZE if turn // 10 % 4 == 0 else None,
+        disc=disc % SIZE if not others and turn // 10 % 4 == 0 else None,
         disc_radius=rng.uniform(2.5, 4.0),
         seed=int(rng.integers(2**32)),
     )
 
 
+def _draw_colour(rng: np.random.Generator) -> Float[np.ndarray, '3']:
+    colour = rng.uniform(0.0, 1.0, 3)
+    return 0.25 + 0.75 * colour / colour.max()
+
+
+@functools.cache
+def _images_of(split: str, numeral: int) -> np.ndarray:
+    candidates = digits_of(split)
+    return candidates[_digits()[1][candidates] == numeral]
+
+
+def _of_task(digit: Digit, task: Task) -> Digit:
+    """The digit as upright and as large as its task wants it."""
+    angle, log_size = digit.states[:, 2], digit.states[:, 3]
+    if task.tilt < math.pi:
+        angle = (angle / math.pi - 1) * task.tilt
+    states = np.stack([*digit.states.T[:2], angle, log_size + math.log(task.scale)], axis=-1)
+    return dataclasses.replace(digit, states=states)
+
+
+def labels(motion_set: str, scene: Scene) -> tuple[str, ...]:
+    """What the annotations say of a scene: a value for each of the task's columns."""
+    motions = sorted(digit.motion for digit in scene.digits)
+    values = {'label': motions[0], 'motion': motions[0], 'labels': '|'.join(motions)}
+    values['digit'] = str(scene.digits[0].numeral)
+    return tuple(values[column] for column in TASKS[motion_set].columns)
+
+
 def _unit(direction: float) -> np.ndarray:
     return np.array([math.sin(direction), math.cos(direction)])
-
-
-def _draw_states(rng: np.random.Generator, label: str) -> Float[np.ndarray, 'time 4']:
-    """The path of a digit of class `label`. What is drawn, and how, is the same for all classes."""
-    start = rng.uniform(0, PERIODS)
-    speeds = rng.uniform(_SPEEDS[:, 0], _SPEEDS[:, 1])
-    # The first step of the second motion, if there is one: either motion has 8 to 11 of the 19 steps.
-    change = rng.integers(9, NUM_FRAMES - 7)
-    radius, turn_speed = rng.uniform(*_ORBIT_RADIUS), rng.uniform(*_ORBIT_SPEED)
-    phase = rng.uniform(0, 2 * math.pi)
-    if label.startswith('orbit'):
-        # The centre is uniform and independent of the phase, so the place is uniform as well.
-        sense = 1 if label == 'orbit_cw' else -1
-        phases = phase + sense * turn_speed * np.arange(NUM_FRAMES)
-        states = np.repeat(start[None], NUM_FRAMES, axis=0)
-        states[:, 0] += radius * np.cos(phases)
-        states[:, 1] += radius * np.sin(phases)
-    else:
-        first, _, second = label.partition('_then_')
-        steps = np.empty((NUM_FRAMES, 4))
-        steps[:] = speeds * _MOTIONS[first]
-        if second:
-            steps[change:] = speeds * _MOTIONS[second]
-        steps[0] = 0
-        states = start + np.cumsum(steps, axis=0)
-    return states % PERIODS
 
 
 def region(split: str, photograph: int, reduction: int) -> tuple[int, int, int, int]:
@@ -253,28 +245,29 @@ def _photograph(number: int, reduction: int) -> Float[np.ndarray, 'height width 
 
 
 @functools.cache
-def _sprite(digit: int) -> Float[np.ndarray, 'side side']:
+def _sprite(image: int) -> Float[np.ndarray, 'side side']:
     """A digit drawn four times as large, smooth, with an empty rim that sampling can fall into."""
     from scipy import ndimage
 
-    image = np.pad(_digits()[0][digit], 2)
-    image = ndimage.zoom(image, 4, order=3, grid_mode=True, mode='grid-constant')
-    return np.clip(image * 1.3, 0, 1)
+    padded = np.pad(_digits()[0][image], 2)
+    sprite = ndimage.zoom(padded, 4, order=3, grid_mode=True, mode='grid-constant')
+    return np.clip(sprite * 1.3, 0, 1)
 
 
 def render(
     motion_set: str, seed: int, split: str, index: int
-) -> tuple[UInt8[np.ndarray, 'time height width 3'], str]:
-    """The frames of video `index` of a split, and the name of its class."""
+) -> tuple[UInt8[np.ndarray, 'time height width 3'], tuple[str, ...]]:
+    """The frames of video `index` of a split, and its `labels`."""
     scene = draw_scene(motion_set, seed, split, index)
     frames = _background(scene)
     rng = np.random.default_rng(scene.seed)
     if scene.disc is not None:
         _paint(frames, *_disc(scene, rng))
-    _paint(frames, _digit(scene), scene.colour.astype(np.float32))
+    for digit in scene.digits:
+        _paint(frames, opacity(digit), digit.colour.astype(np.float32))
     if scene.noise:
         frames += scene.noise * rng.standard_normal(frames.shape, np.float32)
-    return (np.clip(frames, 0, 1) * 255 + 0.5).astype(np.uint8), scene.label
+    return (np.clip(frames, 0, 1) * 255 + 0.5).astype(np.uint8), labels(motion_set, scene)
 
 
 def _paint(frames: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> None:
@@ -304,10 +297,10 @@ def _offsets(centres: Float[np.ndarray, 'time']) -> Float[np.ndarray, 'time size
     return ((pixels[None] - centres[:, None] + SIZE / 2) % SIZE - SIZE / 2).astype(np.float32)
 
 
-def _digit(scene: Scene) -> Float[np.ndarray, 'time height width']:
-    """Opacity of the digit: its sprite turned, sized and placed, sampled bilinearly."""
-    x, y, angle, log_size = scene.states.T
-    sprite = _sprite(scene.digit)
+def opacity(digit: Digit) -> Float[np.ndarray, 'time height width']:
+    """Where a digit is: its sprite turned, sized and placed, sampled bilinearly."""
+    x, y, angle, log_size = digit.states.T
+    sprite = _sprite(digit.image)
     side = len(sprite)
     # Sprite pixels per picture pixel: the 8 x 8 image is 32 sprite pixels wide.
     scale = (32 / (SMALLEST * np.exp(log_size))).astype(np.float32)
@@ -389,14 +382,14 @@ def generate(
         todo += [(split, i, name) for i, name in enumerate(names) if name not in present]
     _render_files(out, motion_set, seed, todo, sum(counts.values()), workers)
 
-    classes = SETS[motion_set]
+    header = ('path', *TASKS[motion_set].columns)
     for split, count in counts.items():
-        rows = [
-            (f'videos/{split}/{file_name(motion_set, seed, split, i)}', classes[i % len(classes)])
-            for i in range(count)
-        ]
+        rows = []
+        for i in range(count):
+            path = f'videos/{split}/{file_name(motion_set, seed, split, i)}'
+            rows.append((path, *labels(motion_set, draw_scene(motion_set, seed, split, i))))
         text = io.StringIO()
-        csv.writer(text, lineterminator='\n').writerows([('path', 'label'), *sorted(rows)])
+        csv.writer(text, lineterminator='\n').writerows([header, *sorted(rows)])
         records.write_atomically(out / f'{split}.csv', text.getvalue())
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from etils import epy
 from ml_collections import ConfigDict
 
-from vjax.data import records, sampling, stores, tfrecord, video
+from vjax.data import records, sampling, short_gops, stores, tfrecord, video
 from vjax.data.geometry import draw_window, resized_shape, view_corners, window_size
 from vjax.data.sections import Augment, Clip
 from vjax.errors import UserError
@@ -145,7 +145,7 @@ def _decode(
         size = tf.stack([row['height'], row['width']])
         asked = [content, drawn['frames'], size, window]
         frames = tf.numpy_function(
-            lambda content, frames, size, window: video.decode_frames(
+            lambda content, frames, size, window: short_gops.decode_frames(
                 content[0], frames, *size.tolist(), window
             ),
             asked,

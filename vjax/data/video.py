@@ -35,7 +35,6 @@ nothing here), and FFmpeg's network protocols, are not allowed.
 """
 
 import dataclasses
-import fractions
 import functools
 import io
 import itertools
@@ -49,9 +48,11 @@ from typing import Any, BinaryIO
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
-from jaxtyping import Int, UInt8
+from av.video.reformatter import Interpolation
+from jaxtyping import UInt8
 from PIL import Image
+
+from vjax.data import stills
 
 # Demuxers that follow references out of the file, read devices, or see a film in any text.
 _REFUSED_FORMATS = {
@@ -72,19 +73,10 @@ _DEFAULT_FPS = 25.0
 # Images by their first bytes, and the demuxers that are given these and never see a name.
 _STILL_FORMATS = {b'\xff\xd8\xff': 'jpeg_pipe', b'\x89PNG\r\n\x1a\n': 'png_pipe'}
 _MAX_STILL_BYTES = 2**27  # Two for each of the most pixels.
-# A byte of 255 in compressed data is followed by 0 or a restart marker; others have a meaning.
-_JPEG_MARKER = re.compile(rb'\xff[^\x00\x01\xd0-\xd7\xff]')
-_JPEG_START, _JPEG_END, _JPEG_LS, _JPEG_APP2 = 0xD8, 0xD9, 0xF7, 0xE2
-_JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_ANOTHER_JPEG = re.compile(rb'\x00*\xff+\xd8')
 JPEG_QUALITY = 90
-CRF = 20
-GOP = 16
-NOMINAL_FPS = 25
 # swscale's fast paths darken coloured pixels by a level or more, and differ from CPU to CPU.
-_EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
-_EXACT_FORMAT = 'gbrp'  # In planes, for which the exact path has vector code.
-_MARGIN = 8  # Pixels, even: swscale interpolates colours of half the resolution from no further.
+EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+EXACT_FORMAT = 'gbrp'  # In planes, for which the exact path has vector code.
 
 
 class BadVideo(Exception):
@@ -187,172 +179,16 @@ def to_jpeg(
     return decode(path, limits=limits, convert=convert, **asked)
 
 
-def to_short_gops(
-    path: str | os.PathLike | BinaryIO,
-    *,
-    short_side: int | None,
-    crf: int,
-    start: float = 0.0,
-    end: float = math.inf,
-    fps: float | None = None,
-    limits: Limits = Limits(),
-) -> tuple[bytes, Video]:
-    """A video, or a segment of it, encoded anew so that any frame is soon reached.
-
-    H.264 in MP4, without B-frames, a keyframe every `GOP` frames and nowhere else, frame i at time
-    i / `NOMINAL_FPS`, at the right and the lower edge one pixel larger where a side is odd. Coded for
-    fast decoding (no CABAC, no deblocking), at the price of somewhat more bytes. Equal videos are
-    equal bytes for one version of x264.
-
-    Args:
-        path, short_side, start, end, fps, limits: see `decode`.
-        crf: x264's constant rate factor; lower is better and larger.
-
-    Returns:
-        The file, and the video with as many empty frames as it has.
-
-    Raises:
-        BadVideo: as `decode` does, or the file takes more than `limits.max_bytes`.
-    """
-    file = io.BytesIO()
-    container = av.open(file, 'w', format='mp4')
-    stream = container.add_stream('libx264', rate=NOMINAL_FPS)
-    stream.pix_fmt = 'yuv420p'
-    # Macroblock trees, scene cuts and threads would make the bytes differ from run to run.
-    params = (
-        f'keyint={GOP}:min-keyint={GOP}:scenecut=0:bframes=0:mbtree=0:threads=1'
-        ':colormatrix=smpte170m:range=tv'
-    )
-    stream.options = {
-        'crf': str(crf),
-        'preset': 'medium',
-        'tune': 'fastdecode',
-        'x264-params': params,
-    }
-    # The stream's own becomes the muxer's with the first packet.
-    stream.time_base = time_base = fractions.Fraction(1, NOMINAL_FPS)
-    count = 0
-
-    def convert(frame):
-        nonlocal count
-        height, width = frame.shape[:2]
-        if not count:
-            stream.height, stream.width = height + height % 2, width + width % 2
-        frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode='edge')
-        picture = av.VideoFrame.from_ndarray(frame, format='rgb24').reformat(
-            format='yuv420p',
-            dst_colorspace='ITU601',
-            interpolation=Interpolation.BICUBIC | _EXACT,
-            threads=1,
-        )
-        picture.pts, picture.time_base = count, time_base
-        container.mux(stream.encode(picture))
-        if file.tell() > limits.max_bytes:
-            raise BadVideo(f'too large: more than {limits.max_bytes >> 20} MiB')
-        count += 1
-
-    asked = {'start': start, 'end': end, 'fps': fps, 'short_side': short_side}
-    film = decode(path, limits=limits, convert=convert, **asked)
-    container.mux(stream.encode())
-    container.close()
-    return file.getvalue(), film
-
-
-def decode_frames(
-    content: bytes,
-    frames: Int[np.ndarray, 'frames'],
-    height: int,
-    width: int,
-    window: Int[np.ndarray, '4'] | None = None,
-) -> UInt8[np.ndarray, 'frames height width 3']:
-    """Some frames of a file that `to_short_gops` made, in any order, any number of times.
-
-    Args:
-        content: the file.
-        frames: numbers of the frames.
-        height, width: of the video, in pixels.
-        window: top, left, height and width of the part that is wanted; None for all.
-
-    Raises:
-        av.FFmpegError, ValueError: the file is not one of those, or it is damaged.
-    """
-    wanted, places = np.unique(frames, return_inverse=True)
-    top, left, rows, columns = (0, 0, height, width) if window is None else map(int, window)
-    # Of each of `wanted`, where it goes first.
-    firsts = np.full(len(wanted), len(places))
-    np.minimum.at(firsts, places, np.arange(len(places)))
-    pictures = np.empty((len(places), rows, columns, 3), np.uint8)
-    with av.open(io.BytesIO(content), format='mov') as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_type = 'NONE'
-        ticks = int(fractions.Fraction(1, NOMINAL_FPS) / stream.time_base)  # In a frame.
-        found = at = sought = 0  # Of `wanted`, the frame that should come next, the last keyframe.
-        decoder = container.decode(stream)
-        # One for all, since it keeps what it sets up.
-        reformatter = VideoReformatter()
-        while found < len(wanted):
-            keyframe = int(wanted[found]) // GOP * GOP
-            if keyframe > max(at, sought):  # A gap that a keyframe ends is jumped over, once.
-                sought = keyframe
-                container.seek(keyframe * ticks, stream=stream)
-                decoder = container.decode(stream)
-            frame = next(decoder, None)
-            if frame is None:
-                raise ValueError(f'frame {wanted[found]} is missing')
-            if frame.is_corrupt:
-                raise ValueError(f'frame {at} is damaged')
-            if (frame.height, frame.width) != (height + height % 2, width + width % 2):
-                raise ValueError(f'frame {at} has {frame.height} x {frame.width} pixels')
-            at = (frame.pts or 0) // ticks
-            if at == wanted[found]:
-                picture = _cut(frame, (top, left, rows, columns), reformatter)
-                for channel, plane in zip((1, 2, 0), picture, strict=True):
-                    pictures[firsts[found], ..., channel] = plane
-                found += 1
-            at += 1
-    for place, of_wanted in enumerate(places):
-        if firsts[of_wanted] != place:
-            pictures[place] = pictures[firsts[of_wanted]]
-    return pictures
-
-
-def _cut(
-    frame: av.VideoFrame, window: tuple[int, int, int, int], reformatter: VideoReformatter
-) -> list[UInt8[np.ndarray, 'height width']]:
-    """Green, blue and red of a window of a frame in yuv420p: the same as in the whole frame."""
-    top, left, height, width = window
-    # On even pixels, which colours are of, and with what else these are interpolated from.
-    first_row, first_column = (max(side - _MARGIN, 0) // 2 * 2 for side in (top, left))
-    last_row = min(top + height + _MARGIN + 1, frame.height) // 2 * 2
-    last_column = min(left + width + _MARGIN + 1, frame.width) // 2 * 2
-    rows, columns = last_row - first_row, last_column - first_column
-    cut, at = np.empty(rows * columns * 3 // 2, np.uint8), 0
-    for plane, scale in zip(_planes(frame), (1, 2, 2), strict=True):
-        seen = plane[
-            first_row // scale : last_row // scale, first_column // scale : last_column // scale
-        ]
-        cut[at : at + seen.size].reshape(seen.shape)[:] = seen
-        at += seen.size
-    picture = reformatter.reformat(
-        av.VideoFrame.from_ndarray(cut.reshape(-1, columns), format='yuv420p'),
-        format=_EXACT_FORMAT,
-        src_colorspace='ITU601',
-        interpolation=Interpolation.BILINEAR | _EXACT,
-        threads=1,
-    )
-    top, left = top - first_row, left - first_column
-    return [plane[top : top + height, left : left + width] for plane in _planes(picture)]
-
-
-def _planes(frame: av.VideoFrame) -> list[UInt8[np.ndarray, 'height padded_width']]:
-    return [np.frombuffer(p, np.uint8).reshape(-1, p.line_size) for p in frame.planes]
-
-
 def encode_jpeg(frame: UInt8[np.ndarray, 'height width 3'], quality: int) -> bytes:
     """JPEG bytes of a frame; `quality` in 1..100, chroma at half resolution as in most videos."""
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, 'JPEG', quality=quality, subsampling='4:2:0')
     return buffer.getvalue()
+
+
+def planes(frame: av.VideoFrame) -> list[UInt8[np.ndarray, 'height padded_width']]:
+    """The planes of a frame, each with what pads its rows."""
+    return [np.frombuffer(p, np.uint8).reshape(-1, p.line_size) for p in frame.planes]
 
 
 def resized(height: int, width: int, short_side: int | None) -> tuple[int, int]:
@@ -406,7 +242,7 @@ def _open_still(file: BinaryIO, limits: Limits) -> av.container.InputContainer |
         return None
     content = file.read(_MAX_STILL_BYTES)
     file.seek(start)
-    measured = _measure_jpeg(content) if name == 'jpeg_pipe' else _measure_png(content)
+    measured = stills.measure_jpeg(content) if name == 'jpeg_pipe' else stills.measure_png(content)
     if measured is None:
         return None
     width, height, length = measured
@@ -418,44 +254,6 @@ def _open_still(file: BinaryIO, limits: Limits) -> av.container.InputContainer |
         raise BadVideo('truncated: the image has no end')
     # Photos may have more behind the image: a film, further images.
     return av.open(io.BytesIO(content[:length]), format=name)
-
-
-def _measure_jpeg(content: bytes) -> tuple[int, int, int] | None:
-    """Width, height and number of bytes (0 if it does not end) of a JPEG image (ITU T.81, annex B).
-
-    None if other JPEG images follow that are no part of a photo, as in Motion JPEG, or for JPEG-LS,
-    which has a decoder of its own.
-    """
-    width = height = 0
-    multi_picture = False
-    at = 2
-    while match := _JPEG_MARKER.search(content, at):
-        marker, at = content[match.end() - 1], match.end()
-        if marker == _JPEG_END:
-            follows = _ANOTHER_JPEG.match(content, at) and not multi_picture
-            return None if follows else (width, height, at)
-        if marker in (_JPEG_START, _JPEG_LS):
-            return None
-        if marker in _JPEG_SIZES and len(content) >= at + 7:
-            size = struct.unpack_from('>HH', content, at + 3)[::-1]
-            width, height = max((width, height), size, key=math.prod)
-        multi_picture |= marker == _JPEG_APP2 and content.startswith(b'MPF\0', at + 2)
-        at += int.from_bytes(content[at : at + 2], 'big')
-    return width, height, 0
-
-
-def _measure_png(content: bytes) -> tuple[int, int, int] | None:
-    """As `_measure_jpeg`, of a PNG image, whose first chunk has its size; None if it is animated."""
-    width, height = struct.unpack('>II', content[16:24].ljust(8, b'\0'))
-    at = 8
-    while at + 12 <= len(content):
-        length, kind = struct.unpack_from('>I4s', content, at)
-        if kind == b'acTL':
-            return None
-        at += 12 + length
-        if kind == b'IEND':
-            return width, height, at if at <= len(content) else 0
-    return width, height, 0
 
 
 # --- Folders of frames. ---
@@ -640,10 +438,10 @@ def _first_second(container, times: list[float]) -> float:
 
 def _rgb(frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
     return frame.to_ndarray(
-        format=_EXACT_FORMAT,
+        format=EXACT_FORMAT,
         width=width,
         height=height,
-        interpolation=Interpolation.LANCZOS | _EXACT,
+        interpolation=Interpolation.LANCZOS | EXACT,
         threads=1,
     )
 

@@ -3,11 +3,13 @@ import re
 import subprocess
 import sys
 
+import av
+import numpy as np
 import pytest
 
 from vjax.data import moving_digits, records, video
 from vjax.data.annotations.items import Annotations, Item
-from vjax.data.preparation import processes
+from vjax.data.preparation import processes, shards
 from vjax.data.preparation.estimate import NUM_SAMPLES, estimate
 from vjax.prepare import prepare
 
@@ -46,6 +48,25 @@ def test_the_estimate_is_within_thirty_percent(digits, tmp_path):
         size = sum(dataset.splits['train'].shard_bytes)
         assert found.num_bytes[store] == pytest.approx(size, rel=0.3)
         assert 0 < found.cpu_seconds[store] < 60
+
+
+def test_of_a_long_video_a_part_is_enough(tmp_path):
+    rng = np.random.default_rng(0)
+    with av.open(str(tmp_path / 'a.mp4'), 'w') as container:
+        stream = container.add_stream('mpeg4', rate=10)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, 'yuv420p'
+        for _ in range(80):
+            picture = rng.integers(0, 255, (32, 32, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, 'rgb24')))
+        container.mux(stream.encode())
+    annotated = of(['a.mp4'])
+    found = estimate(str(tmp_path), annotated, [], SETTINGS, video.Limits(), processes.Budget())
+    sizes = {}
+    for store, settings in SETTINGS.items():
+        (item,) = annotated.items
+        entry, _ = shards.encode(str(tmp_path), item, (), settings, video.Limits())
+        sizes[store] = sum(entry.sizes)
+    assert found.num_bytes == {store: pytest.approx(n, rel=0.3) for store, n in sizes.items()}
 
 
 def test_missing_videos_are_neither_sampled_nor_counted(digits):

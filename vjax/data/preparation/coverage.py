@@ -4,29 +4,30 @@ import collections
 import csv
 import io
 import os
-import pathlib
+import posixpath
 from collections.abc import Mapping
 
-from vjax.data import records
 from vjax.data.annotations.items import Annotations
+from vjax.data.preparation import storage
 
 COVERAGE = 'coverage.csv'
 
 
-def missing(videos: pathlib.Path, annotations: Annotations) -> list[str]:
-    """Paths of the annotated files that do not exist, each once, in their order.
+def missing(videos: storage.Folder, annotations: Annotations) -> list[str]:
+    """Paths of the annotated videos (files, or folders of images) that do not exist, each once, in order.
 
     Folders are listed once instead of asking for each file, which takes hours on some file systems.
     """
     listed: dict[str, set[str]] = {}
 
     def exists(path):
-        folder, name = os.path.split(os.path.normpath(videos / path))
+        path = storage.joined(videos.path, path)
+        # Names in a bucket are no more than names.
+        folder, name = (
+            posixpath.split(path) if storage.is_url(path) else os.path.split(os.path.normpath(path))
+        )
         if folder not in listed:
-            try:
-                listed[folder] = set(os.listdir(folder))
-            except OSError:
-                listed[folder] = set()
+            listed[folder] = storage.folder(folder or '.').names()
         return name in listed[folder]
 
     return [path for path in dict.fromkeys(i.path for i in annotations.items) if not exists(path)]
@@ -59,13 +60,11 @@ def summary(annotations: Annotations, missing: list[str]) -> str:
     )
 
 
-def write(out: pathlib.Path, split: str, annotations: Annotations, missing: list[str]) -> None:
+def write(out: storage.Folder, split: str, annotations: Annotations, missing: list[str]) -> None:
     """Writes the counts of all classes to coverage.csv, leaving the rows of other splits."""
-    path = out / COVERAGE
-    rows = []
-    if path.exists():
-        with open(path, encoding='utf-8', newline='') as file:
-            rows = [row for row in list(csv.reader(file))[1:] if row[:1] != [split]]
+    (text,) = out.read([COVERAGE])
+    rows = csv.reader(io.StringIO((text or b'').decode(), newline=''))
+    rows = [row for row in list(rows)[1:] if row[:1] != [split]]
     rows += [
         [split, head, name, annotated, annotated - lost]
         for (head, name), (annotated, lost) in per_class(annotations, missing).items()
@@ -73,4 +72,4 @@ def write(out: pathlib.Path, split: str, annotations: Annotations, missing: list
     text = io.StringIO()
     header = ['split', 'head', 'class', 'annotated', 'present']
     csv.writer(text, lineterminator='\n').writerows([header, *rows])
-    records.write_atomically(path, text.getvalue())
+    out.write(COVERAGE, text.getvalue())

@@ -1,33 +1,36 @@
 """What a split is made of: settled before the first video is read, and put together after the last."""
 
 import collections
-import contextlib
 import csv
 import dataclasses
 import difflib
 import hashlib
 import io
 import json
-import os
-import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vjax.data import index, records
+from vjax.data import index, records, video
 from vjax.data.annotations.items import Annotations
 from vjax.data.preparation import shards
+from vjax.data.preparation.storage import Folder
 from vjax.errors import UserError
 
 VIDEOS_PER_SHARD = 64
 MAX_SHARDS = 1024
+REJECTED = 'rejected.csv'
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What an output is made from; an interrupted run goes on only with an equal one."""
+    """What a split is made from; an interrupted run goes on only with an equal one.
+
+    The limits are here and not in the data set's settings: they decide what is rejected, which may well
+    differ from split to split, and nothing about what is stored.
+    """
 
     settings: dict[str, Any]
+    limits: dict[str, int]  # The fields of `video.Limits`.
     classes: list[str] | dict[str, list[str]]  # As `records.plain_classes` writes them.
     multi_label: bool
     annotations_sha256: str
@@ -46,7 +49,7 @@ def digest(annotations: Annotations) -> str:
 
 
 def settle_classes(
-    out: pathlib.Path,
+    out: Folder,
     split: str,
     settings: dict[str, Any],
     wanted: Mapping[str, Sequence[str]] | None,
@@ -74,22 +77,25 @@ def settle_classes(
     known = wanted
     if wanted is None and annotations.classes is not None:
         known = {head: list(names) for head, names in annotations.classes.items()}
-    present = [(out / records.DESCRIPTION, records.read_description(out))]
-    present += [(folder, read_plan(folder)) for folder in out.glob('.partial-*') if folder.is_dir()]
-    for where, made in present:
+    present = {'': read_description(out)}
+    begun = sorted(name for name in out.names() if name.startswith('.partial-'))
+    present |= {name: read_plan(out / name) for name in begun}
+    for name_of, made in present.items():
         if made is None:
             continue
-        another = f'give another --out{_or_delete(where, split)}'
+        own = name_of == partial_name(split)
+        another = 'give another --out'
+        another += f', or delete {(out / name_of).path} to begin the split again.' if own else '.'
         for key, value in settings.items():
             if made.settings.get(key) != value:
                 raise UserError(
-                    f'--{key}={value}, but {out} is being made with {made.settings.get(key)}; a '
+                    f'--{key}={value}, but {out.path} is being made with {made.settings.get(key)}; a '
                     f'data set has one setting: {another}'
                 )
         if made.multi_label != annotations.multi_label:
             kinds = {True: 'any number of labels', False: 'one label for each head'}
             raise UserError(
-                f'{name} gives a video {kinds[annotations.multi_label]}, but {out} is made with '
+                f'{name} gives a video {kinds[annotations.multi_label]}, but {out.path} is made with '
                 f'{kinds[made.multi_label]}; {another}'
             )
         classes = made.classes
@@ -97,15 +103,15 @@ def settle_classes(
             classes = records.classes_by_head(classes)
         if list(classes) != list(found):
             raise UserError(
-                f'{name} has the columns path,{",".join(found)}, but {out} is made with '
+                f'{name} has the columns path,{",".join(found)}, but {out.path} is made with '
                 f'path,{",".join(classes)}; give the same in this order, or {another}'
             )
         if known is not None and any(list(classes[head]) != list(known[head]) for head in found):
             whose = '--classes' if wanted is not None else f'the class list of {name}'
             raise UserError(
-                f'{whose} differs from the class list that {out} is made with; {another}'
+                f'{whose} differs from the class list that {out.path} is made with; {another}'
             )
-        if where.name != f'.partial-{split}':
+        if not own:
             known = classes
     if known is None:
         return {head: sorted(names) for head, names in found.items()}
@@ -119,51 +125,62 @@ def settle_classes(
             shown.append(f'{label!r}' + (f' (did you mean {near[0]!r}?)' if near else ''))
         more = f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''
         column = f' in the column {head!r}' if len(found) > 1 else ''
-        whose = '--classes' if wanted is not None else f'the data set {out}'
+        whose = '--classes' if wanted is not None else f'the data set {out.path}'
         raise UserError(
             f'{name} has labels{column} that {whose} does not know: {", ".join(shown)}{more}.'
         )
     return known
 
 
-def _or_delete(where: pathlib.Path, split: str) -> str:
-    if where.name == f'.partial-{split}':
-        return f', or delete {where} to begin the split again.'
-    return '.'
+def partial_name(split: str) -> str:
+    """Name of the folder, in that of the data set, of what is known of an unfinished split."""
+    return f'.partial-{split}'
 
 
-def read_plan(partial: pathlib.Path) -> Plan | None:
+def read_description(out: Folder) -> records.Dataset | None:
+    """`dataset.json` of the folder `out`; None if there is none."""
+    (text,) = out.read([records.DESCRIPTION])
+    return None if text is None else records.parse_description(text, out.path)
+
+
+def read_plan(partial: Folder) -> Plan | None:
     """The plan of a split that was begun in the folder `partial`; None if there is none."""
-    try:
-        return Plan(**json.loads((partial / 'plan.json').read_text(encoding='utf-8')))
-    except FileNotFoundError:
-        return None
+    (text,) = partial.read(['plan.json'])
+    return None if text is None else Plan(**json.loads(text))
 
 
-def begin(partial: pathlib.Path, plan: Plan) -> None:
-    """Notes what the split is made from, or checks that an interrupted run made it from the same."""
+def begin(partial: Folder, plan: Plan) -> bool:
+    """Notes what the split is made from, or checks that it was begun with the same.
+
+    Returns:
+        Whether it begins only now.
+    """
     begun = read_plan(partial)
     if begun is None:
-        partial.mkdir(exist_ok=True)
+        partial.make()
         text = json.dumps(dataclasses.asdict(plan), ensure_ascii=False)
-        records.write_atomically(partial / 'plan.json', text)
-    elif begun != plan:
+        partial.write('plan.json', text)
+        return True
+    if begun != plan:
         what = 'other annotations'
         if begun.annotations_sha256 == plan.annotations_sha256:
             what = 'other classes' if begun.classes != plan.classes else 'another --num_shards'
+            if begun.limits != plan.limits:
+                what = 'another --max_frames or --max_pixels'
         raise UserError(
-            f'an interrupted run began this split with {what}; give the same, or delete {partial} '
-            f'to begin again.'
+            f'another run began this split with {what}; give the same, or delete {partial.path} to '
+            f'begin again.'
         )
+    return False
 
 
 def tasks(
-    out: pathlib.Path,
-    partial: pathlib.Path,
+    out: Folder,
+    partial: Folder,
     split: str,
     plan: Plan,
     annotations: Annotations,
-    videos: pathlib.Path,
+    videos: Folder,
 ) -> list[shards.Task]:
     """All shards of a split."""
     classes = records.classes_by_head(plan.classes)
@@ -177,23 +194,24 @@ def tasks(
     return [
         shards.Task(
             shard=shard,
-            target=out / file,
-            journal=partial / f'{shard:05d}.json',
-            videos=videos,
+            out=out.path,
+            target=file,
+            partial=partial.path,
+            videos=videos.path,
             items=tuple(
                 (i, items[i], class_ids(items[i]))
                 for i in records.shard_range(shard, plan.num_shards, len(items))
             ),
             settings=plan.settings,
-            doomed={},
+            limits=video.Limits(**plan.limits),
         )
         for shard, file in enumerate(records.shard_names(split, plan.num_shards))
     ]
 
 
 def finish(
-    out: pathlib.Path,
-    partial: pathlib.Path,
+    out: Folder,
+    partial: Folder,
     split: str,
     plan: Plan,
     journals: Sequence[shards.Journal],
@@ -206,19 +224,18 @@ def finish(
     rejected = [entry for journal in journals for entry in journal.rejected]
     entries = [entry for journal in journals for entry in journal.entries]
     names = records.shard_names(split, plan.num_shards)
-    _write_rejected(out / 'rejected.csv', split, rejected)
+    _write_rejected(out, split, rejected)
     if not entries:
-        for name in names:
-            (out / name).unlink()
-        shutil.rmtree(partial)
+        out.remove(names)
+        partial.remove_all()
         name, reason = rejected[0]
         raise UserError(
             f'all {len(rejected)} videos of split {split!r} were rejected ({name}: {reason}); see '
-            f'{out / "rejected.csv"}.'
+            f'{(out / REJECTED).path}.'
         )
     encoded = index.encode(index.build(journal.entries for journal in journals))
     for name, content in zip(index.files(split), encoded, strict=True):
-        records.write_atomically(out / name, content)
+        out.write(name, content)
     classes = records.classes_by_head(plan.classes)
     made = records.Split(
         num_videos=len(entries),
@@ -233,15 +250,13 @@ def finish(
         ),
         annotations_sha256=plan.annotations_sha256,
     )
-    dataset = records.read_description(out)
+    dataset = read_description(out)
     splits = {} if dataset is None else dataset.splits
-    records.write_description(
-        records.Dataset(
-            os.fspath(out), classes, plan.settings, splits | {split: made}, plan.multi_label
-        )
-    )
-    shutil.rmtree(partial, ignore_errors=True)
-    return records.open_dataset(out)
+    splits |= {split: made}
+    dataset = records.Dataset(out.path, classes, plan.settings, splits, plan.multi_label)
+    out.write(records.DESCRIPTION, records.format_description(dataset))
+    partial.remove_all()
+    return dataset
 
 
 def _videos_per_class(
@@ -259,12 +274,12 @@ def _videos_per_class(
     )
 
 
-def _write_rejected(path: pathlib.Path, split: str, rejected: Sequence[tuple[str, str]]) -> None:
+def _write_rejected(out: Folder, split: str, rejected: Sequence[tuple[str, str]]) -> None:
     """Replaces the rows of `split`, leaving those of other splits."""
-    rows = []
-    with contextlib.suppress(FileNotFoundError), open(path, encoding='utf-8', newline='') as file:
-        rows = [row for row in list(csv.reader(file))[1:] if row[2:] != [split]]
+    (text,) = out.read([REJECTED])
+    rows = csv.reader(io.StringIO((text or b'').decode(), newline=''))
+    rows = [row for row in list(rows)[1:] if row[2:] != [split]]
     rows += [[name, reason, split] for name, reason in rejected]
     text = io.StringIO()
     csv.writer(text, lineterminator='\n').writerows([['file', 'reason', 'split'], *rows])
-    records.write_atomically(path, text.getvalue())
+    out.write(REJECTED, text.getvalue())

@@ -1,4 +1,4 @@
-"""Processes that write shards. A hostile file can crash or stop one, which costs only that file."""
+"""Processes that write shards. A hostile file can crash, stop or bloat one, which costs only that file."""
 
 import collections
 import contextlib
@@ -6,14 +6,24 @@ import dataclasses
 import multiprocessing
 import multiprocessing.connection
 import os
+import resource
 import signal
 import time
+from collections.abc import Sequence
 
 import tqdm
 
 from vjax.data.preparation import shards
 
 _ATTEMPTS = 2  # A worker that dies twice at one file dies of the file.
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What one video may cost before it is rejected: seconds, and GiB of a worker's memory."""
+
+    seconds: float = 600.0
+    gib: float = 4.0
 
 
 @dataclasses.dataclass
@@ -27,16 +37,20 @@ class _Worker:
 
 
 def write_shards(
-    tasks: list[shards.Task], num_workers: int | None, max_seconds: float, bar: tqdm.tqdm
+    tasks: Sequence[shards.Task],
+    num_workers: int | None,
+    budget: Budget,
+    bar: tqdm.tqdm | None = None,
 ) -> None:
     """Writes the shards of all tasks.
 
     Args:
         tasks: in the order in which they are begun.
         num_workers: processes; None for one per CPU that this process may use.
-        max_seconds: a video that takes longer is rejected.
+        budget: of each video.
         bar: is moved on for each video.
     """
+    bar = tqdm.tqdm(disable=True) if bar is None else bar
     todo = collections.deque(tasks)
     num_workers = min(num_workers or len(os.sched_getaffinity(0)), len(tasks))
     deaths = collections.Counter()
@@ -51,20 +65,22 @@ def write_shards(
     def replace(worker, task):
         bar.update(-worker.finished)
         todo.appendleft(task)
-        pool[pool.index(worker)] = replacement = _start_worker()
+        pool[pool.index(worker)] = replacement = _start_worker(budget)
         assign(replacement)
 
     try:
-        pool += [_start_worker() for _ in range(num_workers)]
+        pool += [_start_worker(budget) for _ in range(num_workers)]
         for worker in pool:
             assign(worker)
         while busy := [worker for worker in pool if worker.task is not None]:
             ready = multiprocessing.connection.wait([w.messages for w in busy], timeout=1.0)
             for worker in busy:
                 if worker.messages not in ready:
-                    if worker.current is not None and time.monotonic() - worker.since > max_seconds:
+                    took = time.monotonic() - worker.since
+                    if worker.current is not None and took > budget.seconds:
                         worker.process.kill()
-                        reason = f'the decoder was not done after {max_seconds:g} s'
+                        worker.process.join()
+                        reason = f'the decoder was not done after {budget.seconds:g} s'
                         replace(worker, _without(worker, reason))
                     continue
                 try:
@@ -88,11 +104,11 @@ def write_shards(
             worker.process.join()
 
 
-def _start_worker() -> _Worker:
+def _start_worker(budget: Budget) -> _Worker:
     # Spawned: a fork would copy the locks of TensorFlow's and jax's threads in who knows what state.
     context = multiprocessing.get_context('spawn')
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs,), daemon=True)
+    process = context.Process(target=_work, args=(theirs, budget), daemon=True)
     process.start()
     theirs.close()
     return _Worker(process, ours)
@@ -120,12 +136,27 @@ def _without(worker: _Worker, reason: str) -> shards.Task:
     return dataclasses.replace(worker.task, doomed=doomed)
 
 
-def _work(messages: multiprocessing.connection.Connection) -> None:
+def limit_memory(gib: float) -> None:
+    """Lets this process take so much more memory than now; what wants more gets a MemoryError.
+
+    What counts are writable pages, touched or not: address space would count what threads reserve.
+    """
+    with contextlib.suppress(FileNotFoundError):  # Not Linux.
+        with open('/proc/self/statm', encoding='ascii') as file:
+            now = int(file.read().split()[5]) * resource.getpagesize()
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = now + int(gib * 2**30)
+        if hard == resource.RLIM_INFINITY or most < hard:
+            resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
+def _work(messages: multiprocessing.connection.Connection, budget: Budget) -> None:
     """A worker: writes shard after shard, and tells of each video when it begins and ends it.
 
     Telling also ends a worker whose parent was killed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer.
+    limit_memory(budget.gib)
     try:
         while True:
             task = messages.recv()

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from vjax.data import tfrecord, video
+from vjax.data import short_gops, tfrecord, video
 from vjax.data.annotations.items import Item
 from vjax.data.index import Entry
 from vjax.data.preparation import storage
@@ -241,7 +241,7 @@ def encode(
                 contents = film.frames
             else:
                 crf = settings['crf']
-                content, film = video.to_short_gops(file, crf=crf, limits=limits, **asked)
+                content, film = short_gops.encode(file, crf=crf, limits=limits, **asked)
                 contents = [content]
     except FileNotFoundError as error:
         raise video.BadVideo('no such file') from error
