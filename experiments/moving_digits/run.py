@@ -26,7 +26,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vjax import cli
-from vjax.data import moving_digits, pipeline, records
+from vjax.data import moving_digits, moving_digits_tasks, pipeline, records
 from vjax.demo import SPLITS, read_metrics
 from vjax.describe import describe
 from vjax.prepare import prepare
@@ -109,7 +109,9 @@ def measure(row: Row, motion_set: str, dataset: Path, out: Path) -> dict[str, An
         'gflops': costs['gflops_per_view'],
         'num_steps': num_steps,
     }
-    backwards = [moving_digits.reversed_class(motion_set, name) for name in run.classes['label']]
+    backwards = [
+        moving_digits_tasks.reversed_class(motion_set, name) for name in run.classes['label']
+    ]
     backwards = np.array([run.classes['label'].index(name) for name in backwards])
     for order in ('still',) if config.clip.order == 'still' else ORDERS:
         predicted, label = predictions(run, order)
