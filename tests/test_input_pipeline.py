@@ -10,6 +10,8 @@ from experiments.input_pipeline import measure, readers, run
 from experiments.input_pipeline.videos import Films, _encode
 from vjax.data import video
 
+pytestmark = pytest.mark.slow  # Nine readers, each with libraries of its own.
+
 FILMS = {'count': 3, 'num_frames': 12, 'height': 32, 'width': 44}
 
 

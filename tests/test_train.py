@@ -343,9 +343,9 @@ SGD = ('optimizer.name=sgd', 'optimizer.learning_rate=0.05')
 @pytest.mark.parametrize(
     'overrides',
     [
-        (),
+        pytest.param((), marks=pytest.mark.slow),
         ('loss.mixup=0.3', 'loss.cutmix=1.0', 'augment.rand_augment=1', 'augment.erase=0.5'),
-        ('model.dropout=0.1', 'model.stochastic_depth=0.1'),
+        pytest.param(('model.dropout=0.1', 'model.stochastic_depth=0.1'), marks=pytest.mark.slow),
     ],
 )
 def test_eight_devices_equal_one(digits, overrides):
