@@ -1,10 +1,7 @@
-"""Videos of several labels, rendered: which labels reach the model, and that it learns them."""
+"""Videos of several labels, rendered: which labels reach the model. experiments/labels trains them."""
 
 import csv
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +15,6 @@ from vjax.training import runs
 
 pytestmark = pytest.mark.slow  # A minute of compiling.
 
-ROOT = Path(__file__).parents[1]
 TASKS = ('two_motions', 'digit_and_motion')
 # Thirty test videos have all motions, pairs of them, and digits.
 COUNTS = {'train': 16, 'validation': 0, 'test': 30}
@@ -113,32 +109,3 @@ def test_a_video_file_gets_a_probability_for_each_class(task, workdir, videos):
 def test_an_unknown_task_is_one_sentence():
     with pytest.raises(UserError, match=r"'task=motion7' is not one of motion6, two_motions,"):
         cli.load_config('configs/vivit/moving_digits.py:task=motion7', [])
-
-
-def run(*args):
-    done = subprocess.run(
-        [sys.executable, '-m', *args], cwd=ROOT, capture_output=True, text=True, encoding='utf-8'
-    )
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('learned', TASKS)
-def test_several_labels_are_learned(learned, tmp_path):
-    """By the commands, in half of the config's steps; experiments/labels goes on to the end."""
-    videos, data, workdir = (tmp_path / name for name in ('videos', 'data', 'run'))
-    run('vjax.data.moving_digits', f'--set={learned}', f'--out={videos}', '--num_validation=0')
-    for split in ('train', 'test'):
-        source = (f'--videos={videos}', f'--annotations={videos / f"{split}.csv"}')
-        run('vjax.prepare', *source, f'--out={data}', f'--split={split}', '--short_side=48')
-    config = f'--config=configs/vivit/moving_digits.py:task={learned}'
-    steps = ('--config.num_steps=500', '--config.eval.every=0')
-    run('vjax.train', config, f'--config.dataset.path={data}', f'--workdir={workdir}', *steps)
-    run('vjax.evaluate', f'--workdir={workdir}', '--views=3x1')
-    scores = json.loads((workdir / 'evaluation.json').read_text())
-    assert scores['num_videos'] == 480
-    if learned == 'two_motions':
-        assert scores['mAP'] > 0.85  # By chance 0.34.
-    else:
-        assert scores['motion/top1'] > 0.9  # By chance one in six.
-        assert scores['digit/top1'] > 0.3  # By chance one in five.
