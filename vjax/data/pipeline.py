@@ -443,9 +443,8 @@ def _stream(
     _use_cpu_only()
     num_threads = num_threads or os.cpu_count()
     num_videos = len(store.index)
-    num_labels = sum(map(len, dataset.classes.values()))
-    if not dataset.multi_label:
-        num_labels = len(dataset.classes)
+    classes = list(dataset.classes.values())
+    num_labels = len(classes[0]) if dataset.multi_label else len(classes)
     undecodable = set()  # Places, not videos: a resumed run must lose the same examples.
     columns = {
         name: tf.constant(getattr(store.index, name))

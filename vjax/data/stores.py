@@ -80,9 +80,7 @@ class _Shards:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft < 2 * len(paths) + 256:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        self._files = []
-        for path in paths:
-            self._files.append(os.open(path, os.O_RDONLY))
+        self._files = [os.open(path, os.O_RDONLY) for path in paths]
 
     def __del__(self):
         for file in getattr(self, '_files', ()):

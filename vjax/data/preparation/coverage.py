@@ -1,14 +1,12 @@
 """Which of the annotated videos are there: public data sets lose some every year."""
 
 import collections
-import csv
-import io
 import os
 import posixpath
 from collections.abc import Mapping
 
 from vjax.data.annotations.items import Annotations
-from vjax.data.preparation import storage
+from vjax.data.preparation import reports, storage
 
 COVERAGE = 'coverage.csv'
 
@@ -62,14 +60,9 @@ def summary(annotations: Annotations, missing: list[str]) -> str:
 
 def write(out: storage.Folder, split: str, annotations: Annotations, missing: list[str]) -> None:
     """Writes the counts of all classes to coverage.csv, leaving the rows of other splits."""
-    (text,) = out.read([COVERAGE])
-    rows = csv.reader(io.StringIO((text or b'').decode(), newline=''))
-    rows = [row for row in list(rows)[1:] if row[:1] != [split]]
-    rows += [
+    rows = [
         [split, head, name, annotated, annotated - lost]
         for (head, name), (annotated, lost) in per_class(annotations, missing).items()
     ]
-    text = io.StringIO()
     header = ['split', 'head', 'class', 'annotated', 'present']
-    csv.writer(text, lineterminator='\n').writerows([header, *rows])
-    out.write(COVERAGE, text.getvalue())
+    reports.replace_rows(out, COVERAGE, header, split, rows)

@@ -1,18 +1,16 @@
 """What a split is made of: settled before the first video is read, and put together after the last."""
 
 import collections
-import csv
 import dataclasses
 import difflib
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vjax.data import index, records, video
 from vjax.data.annotations.items import Annotations
-from vjax.data.preparation import shards
+from vjax.data.preparation import reports, shards
 from vjax.data.preparation.storage import Folder
 from vjax.errors import UserError
 
@@ -224,7 +222,8 @@ def finish(
     rejected = [entry for journal in journals for entry in journal.rejected]
     entries = [entry for journal in journals for entry in journal.entries]
     names = records.shard_names(split, plan.num_shards)
-    _write_rejected(out, split, rejected)
+    rows = [[name, reason, split] for name, reason in rejected]
+    reports.replace_rows(out, REJECTED, ['file', 'reason', 'split'], split, rows)
     if not entries:
         out.remove(names)
         partial.remove_all()
@@ -272,14 +271,3 @@ def _videos_per_class(
         for count, names in zip(counts, classes.values(), strict=True)
         for i in range(len(names))
     )
-
-
-def _write_rejected(out: Folder, split: str, rejected: Sequence[tuple[str, str]]) -> None:
-    """Replaces the rows of `split`, leaving those of other splits."""
-    (text,) = out.read([REJECTED])
-    rows = csv.reader(io.StringIO((text or b'').decode(), newline=''))
-    rows = [row for row in list(rows)[1:] if row[2:] != [split]]
-    rows += [[name, reason, split] for name, reason in rejected]
-    text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows([['file', 'reason', 'split'], *rows])
-    out.write(REJECTED, text.getvalue())
