@@ -81,13 +81,16 @@ def cpu_seconds(batches: readers.Clips, task: Task, num_clips: int) -> float:
     """CPU seconds of all threads per clip, from one time of quiet to the next.
 
     As much is read ahead at the end as was at the start, so all the work for these clips is in it, and
-    waiting for a core that is taken by somebody else is not.
+    waiting for a core that is taken by somebody else is not; nor is looking whether it is quiet, which
+    costs more where there are more threads.
     """
     _settle()
     start = time.process_time()
     taken = _take(batches, task, num_clips)
+    looking = time.thread_time()
     _settle()
-    return (time.process_time() - start) / taken
+    looking = time.thread_time() - looking
+    return (time.process_time() - start - looking) / taken
 
 
 def rate(batches: readers.Clips, task: Task, num_clips: int, ahead: int) -> tuple[float, float]:
