@@ -284,9 +284,15 @@ def test_a_damaged_latest_checkpoint_is_stepped_over_and_the_run_ends_the_same(
 # --- One step, on other devices and in other pieces ---
 
 
-@functools.cache
 def two_steps(dataset, mesh, *overrides):
-    """Parameters and report after two steps on the given mesh."""
+    """Parameters and the last report after two steps on the given mesh."""
+    params, reports = some_steps(dataset, mesh, 2, *overrides)
+    return params, reports[-1]
+
+
+@functools.cache
+def some_steps(dataset, mesh, num_steps, *overrides):
+    """Parameters and reports after some steps on the given mesh."""
     config = configs.resolve(six_steps(dataset, *overrides), records.open_dataset(dataset))
     model = models.build(**config.model)
 
@@ -296,7 +302,12 @@ def two_steps(dataset, mesh, *overrides):
     tx, schedule = optimizer.build(jax.eval_shape(init), 6, **config.optimizer)
     with jax.set_mesh(mesh):
         state = abstract_state(
-            init, tx, ema=False, mesh=mesh, parameter_rules=config.sharding.parameters
+            init,
+            tx,
+            ema=False,
+            mesh=mesh,
+            parameter_rules=config.sharding.parameters,
+            preset=config.sharding.preset,
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         state = jax.jit(lambda: init_state(init(), tx, ema=False), out_shardings=shardings)()
@@ -325,11 +336,13 @@ def two_steps(dataset, mesh, *overrides):
             augment=config.augment.to_dict(),
             batch_size=16,
             seed=0,
-            num_steps=2,
+            num_steps=num_steps,
         )
+        reports = []
         for batch in batches:
             state, report = step(state, sharding.to_devices(batch, mesh))
-    return jax.device_get(state.params), jax.device_get(report)
+            reports.append(jax.device_get(report))
+    return jax.device_get(state.params), reports
 
 
 def one_device():
@@ -362,6 +375,33 @@ def test_sharded_parameters_equal_replicated_ones(digits):
     fsdp, _ = two_steps(digits, mesh, *SGD, "sharding.parameters=(('.*','fsdp(data)'),)")
     difference = optax.tree.norm(jax.tree.map(np.subtract, one, fsdp), ord='inf')
     assert float(difference) <= 1e-5
+
+
+MESHES = [
+    ('fsdp', {'data': 1, 'fsdp': 8}),
+    ('fsdp', {'data': 2, 'fsdp': 4}),
+    ('fsdp', {'data': 4, 'fsdp': 2}),
+    ('fsdp+tensor', {'data': 2, 'fsdp': 2, 'tensor': 2}),
+    ('fsdp+tensor', {'data': 4, 'fsdp': 1, 'tensor': 2}),
+    ('replicated', {'data': 8, 'fsdp': 1}),
+    ('replicated', {'data': 2, 'fsdp': 4}),
+    ('replicated', {'data': 4, 'time': 2}),
+    ('fsdp', {'data': 2, 'fsdp': 2, 'time': 2}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('preset', 'axes'), MESHES)
+def test_every_mesh_trains_the_same(digits, preset, axes):
+    overrides = (*SGD, 'loss.mixup=0.3', 'augment.rand_augment=1', 'augment.erase=0.5')
+    one, reports = some_steps(digits, one_device(), 20, *overrides)
+    params, same = some_steps(
+        digits, sharding.make_mesh(axes), 20, *overrides, f'sharding.preset={preset}'
+    )
+    difference = optax.tree.norm(jax.tree.map(np.subtract, one, params), ord='inf')
+    assert float(difference) <= 1e-5
+    losses = [float(report['loss']) for report in reports]
+    assert [float(report['loss']) for report in same] == pytest.approx(losses, abs=1e-5)
 
 
 @pytest.mark.parametrize('accumulate', [2, 4])

@@ -74,8 +74,9 @@ KEYS = {
         'freeze': 'patterns of parameters that are not trained',
     },
     'sharding': {
-        'mesh': 'axis name -> size, -1 for what is left',
-        'parameters': 'rules (pattern, partition spec)',
+        'mesh': 'axis (data, fsdp, time, tensor) -> size, -1 for what is left',
+        'preset': "how parameters are split: 'replicated', 'fsdp' or 'fsdp+tensor'",
+        'parameters': 'rules (pattern, partition spec) that come before the preset',
     },
     'eval': {
         'every': 'steps; 0 never',

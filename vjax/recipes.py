@@ -90,7 +90,9 @@ def base() -> ConfigDict:
                 learning_rate_scale=(('.*', 1.0),),
                 freeze=(),
             ),
-            sharding=dict(mesh=dict(data=-1), parameters=(('.*', ()),)),
+            sharding=dict(
+                mesh=dict(data=-1, fsdp=1, time=1, tensor=1), preset='replicated', parameters=()
+            ),
             eval=dict(every=1000, views='1x1', batch_size=64),
             checkpoint=dict(every=1000, keep_last=2, keep_best=1),
         )

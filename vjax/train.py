@@ -71,6 +71,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
 
     # --- Model, optimiser, and where their arrays live ---
     model = models.build(**config.model)
+    sharding.check_time(mesh, model, configs.clip_shape(config))
     classification = configs.classification(config, dataset.classes, dataset.multi_label)
     augmentation = Augment(**config.augment)
     mirror = find_mirror(augmentation.flip_labels, dataset.classes, multi_label=dataset.multi_label)
@@ -97,6 +98,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
             ema=config.ema > 0,
             mesh=mesh,
             parameter_rules=config.sharding.parameters,
+            preset=config.sharding.preset,
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
@@ -140,7 +142,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         eval_step = jax.jit(
             make_eval_step(model, classification), out_shardings=sharding.replicated(mesh)
         )
-        hosts = {'host': jax.process_index(), 'num_hosts': jax.process_count()}
+        host, num_hosts = sharding.part_of_batch(mesh)
+        hosts = {'host': host, 'num_hosts': num_hosts}
         batches = pipeline.train_batches(
             dataset,
             config.dataset.train,

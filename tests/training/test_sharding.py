@@ -3,8 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vjax import models
 from vjax.errors import UserError
 from vjax.training import sharding
 
@@ -19,8 +21,13 @@ def test_an_open_axis_takes_the_devices_that_are_left():
     assert dict(sharding.make_mesh({'data': -1, 'fsdp': 2}).shape) == {'data': 4, 'fsdp': 2}
 
 
+def test_an_axis_of_another_name_is_refused():
+    with pytest.raises(UserError, match=r'config\.sharding\.mesh\.model: the axes are data, fsdp'):
+        sharding.make_mesh({'data': -1, 'model': 2})
+
+
 @pytest.mark.parametrize(
-    'axes', [{'data': 3}, {'data': -1, 'fsdp': 3}, {'fsdp': 8}, {'data': -1, 'x': -1}]
+    'axes', [{'data': 3}, {'data': -1, 'fsdp': 3}, {'fsdp': 8}, {'data': -1, 'fsdp': -1}]
 )
 def test_a_mesh_that_does_not_fit_is_refused(axes):
     with pytest.raises(UserError, match='does not fit 8 devices'):
@@ -34,6 +41,65 @@ def test_rules_give_partition_specs():
     assert got['bias'].spec == P()
 
 
+def vivit(**changes):
+    fields = dict(width=16, depth=2, num_heads=4, mlp_dim=32, tubelet=(2, 4, 4), num_classes=3)
+    return models.build('vivit', **fields | {'attention': 'factorised_encoder'} | changes)
+
+
+CLIP = (8, 8, 8, 3)
+
+
+def shapes(model):
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *CLIP)))['params'])
+
+
+def test_the_tensor_preset_splits_heads_and_hidden_units():
+    mesh = sharding.make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
+    got = sharding.parameter_shardings(mesh, (), shapes(vivit()), 'fsdp+tensor')
+    block = got['spatial_encoder']['blocks']
+    assert block['attention']['query']['kernel'].spec == P(None, 'fsdp', 'tensor', None)
+    assert block['attention']['value']['bias'].spec == P(None, 'tensor', None)
+    assert block['attention']['out']['kernel'].spec == P(None, 'tensor', None, 'fsdp')
+    assert block['mlp']['up']['kernel'].spec == P(None, 'fsdp', 'tensor')
+    assert block['mlp']['down']['kernel'].spec == P(None, 'tensor', 'fsdp')
+    assert block['mlp']['down']['bias'].spec == P(None, 'fsdp')
+    assert got['embedding']['kernel'].spec.count('fsdp') == 1
+
+
+@pytest.mark.parametrize('preset', ['replicated', 'fsdp'])
+def test_own_rules_come_before_the_preset(preset):
+    mesh = sharding.make_mesh({'data': 4, 'fsdp': 2})
+    got = sharding.parameter_shardings(mesh, [('kernel', ('fsdp',))], PARAMS, preset)
+    assert got['kernel'].spec == P('fsdp')
+    assert got['bias'].spec == (P('fsdp') if preset == 'fsdp' else P())
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(UserError, match="preset='zero' is not one of 'replicated', 'fsdp', "):
+        sharding.parameter_shardings(sharding.make_mesh({'data': 8}), (), PARAMS, 'zero')
+
+
+def test_heads_that_the_tensor_axis_does_not_divide_are_refused():
+    mesh = sharding.make_mesh({'data': 1, 'fsdp': 1, 'tensor': 8})
+    with pytest.raises(UserError, match=r'does not split .*attention.* evenly'):
+        sharding.parameter_shardings(mesh, (), shapes(vivit()), 'fsdp+tensor')
+
+
+@pytest.mark.parametrize(
+    ('changes', 'sentence'),
+    [
+        ({'attention': 'spacetime'}, 'only a factorised encoder'),
+        ({'tubelet': (4, 4, 4)}, 'does not'),
+    ],
+)
+def test_a_model_whose_frames_cannot_be_split_is_refused(changes, sentence):
+    mesh = sharding.make_mesh({'data': 2, 'time': 4})
+    sharding.check_time(mesh, vivit(), CLIP)
+    sharding.check_time(sharding.make_mesh({'data': 8, 'time': 1}), vivit(**changes), CLIP)
+    with pytest.raises(UserError, match=sentence):
+        sharding.check_time(mesh, vivit(**changes), CLIP)
+
+
 def test_fsdp_splits_the_largest_dimension_that_divides():
     mesh = sharding.make_mesh({'data': 8})
     got = sharding.parameter_shardings(mesh, [('.*', 'fsdp(data)')], PARAMS)
@@ -43,7 +109,7 @@ def test_fsdp_splits_the_largest_dimension_that_divides():
 
 @pytest.mark.parametrize(
     ('value', 'sentence'),
-    [(('model',), "no axis 'model'"), (('data',), 'evenly'), ('zero', 'neither a tuple')],
+    [(('model',), "over 'model'"), (('data',), 'evenly'), ('zero', 'neither a tuple')],
 )
 def test_a_wrong_spec_is_refused(value, sentence):
     mesh = sharding.make_mesh({'data': 8})
@@ -73,6 +139,46 @@ def test_frozen_parameters_have_no_moments_to_place(name):
     assert jax.tree.structure(shardings) == jax.tree.structure(state)
     specs = [leaf.spec for leaf in jax.tree.leaves(shardings)]
     assert specs.count(P(None, 'data')) == {'sgd': 1, 'adamw': 2}[name]
+
+
+def test_frames_are_split_over_time():
+    mesh = sharding.make_mesh({'data': 2, 'fsdp': 2, 'time': 2})
+    video = np.arange(4 * 6 * 2 * 2 * 3, dtype=np.uint8).reshape(4, 6, 2, 2, 3)
+    batch = sharding.to_devices({'video': video, 'mask': video[:, 0]}, mesh)
+    assert {shard.data.shape for shard in batch['video'].addressable_shards} == {(1, 3, 2, 2, 3)}
+    assert {shard.data.shape for shard in batch['mask'].addressable_shards} == {(1, 2, 2, 3)}
+    np.testing.assert_array_equal(batch['video'], video)
+    evaluated = sharding.to_devices({'video': video[:, None]}, mesh)['video']
+    assert {shard.data.shape for shard in evaluated.addressable_shards} == {(1, 1, 3, 2, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    ('axes', 'num_processes', 'parts'),
+    [
+        ({'data': 8}, 2, [(0, 2), (1, 2)]),
+        ({'data': 2, 'fsdp': 4}, 4, [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        ({'data': 4, 'time': 2}, 4, [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        # Two processes hold halves of the same clips, or of the same heads.
+        ({'data': 2, 'tensor': 4}, 4, [(0, 2), (0, 2), (1, 2), (1, 2)]),
+        ({'data': 1, 'time': 8}, 2, [(0, 1), (0, 1)]),
+    ],
+)
+def test_processes_read_what_their_devices_hold(monkeypatch, axes, num_processes, parts):
+    mesh = sharding.make_mesh(axes)
+    whole = NamedSharding.addressable_devices_indices_map
+    devices = mesh.devices.flatten().tolist()
+    share = len(devices) // num_processes
+    found = []
+    for process in range(num_processes):
+        own = devices[process * share : (process + 1) * share]
+
+        def of_process(self, shape, own=own):
+            return {device: where for device, where in whole(self, shape).items() if device in own}
+
+        monkeypatch.setattr(NamedSharding, 'addressable_devices_indices_map', of_process)
+        found.append(sharding.part_of_batch(mesh))
+        monkeypatch.undo()
+    assert found == parts
 
 
 def test_a_batch_is_split_over_the_data_axis():

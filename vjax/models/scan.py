@@ -1,5 +1,8 @@
 """How repeated blocks are run: as one scan, recomputed as asked for, sharded over the batch."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -9,22 +12,38 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+from vjax.axes import BATCH_AXES, TIME_AXIS
+
 REMAT_POLICIES = {
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # Keep matmuls' results.
     'full': jax.checkpoint_policies.nothing_saveable,  # Keep only the input of each block.
 }
-BATCH_AXES = ('data', 'fsdp')
+_apart = contextvars.ContextVar('frames_apart', default=False)
+
+
+@contextlib.contextmanager
+def frames_apart() -> Iterator[None]:
+    """Within it the batch is one of frames that know nothing of each other, (batch time) as one axis.
+
+    Such a batch is split over the mesh's axis `time` as well.
+    """
+    token = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
 
 
 def constrain_batch(x: Float[Array, 'batch *rest']) -> Float[Array, 'batch *rest']:
-    """Shards the leading axis over the mesh's batch axes (those called `data` or `fsdp`).
+    """Shards the leading axis over the mesh's batch axes: `data`, `fsdp`, of frames apart also `time`.
 
     The mesh is the one of `jax.set_mesh`; without one this is the identity. Axis 0 may be a merged
     one, such as batch * time, with the batch outermost. Left to itself the TPU compiler replicates
     activations after such reshapes: 3 x the memory and compute of a factorised encoder.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
+    wanted = (*BATCH_AXES, TIME_AXIS) if _apart.get() else BATCH_AXES
+    axes = tuple(axis for axis in wanted if axis in mesh.axis_names)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(axes)) if axes else x
 
 

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 
 from vjax.errors import UserError
 from vjax.models import fields, layers
-from vjax.models.scan import constrain_batch
+from vjax.models.scan import constrain_batch, frames_apart
 
 FACTORISED_BLOCKS = ('factorised_self_attention', 'factorised_dot_product')
 ATTENTIONS = ('spacetime', 'factorised_encoder', *FACTORISED_BLOCKS, 'average_pool')
@@ -297,8 +297,9 @@ class FactorisedEncoder(nn.Module):
         pooled: bool = True,
     ) -> Float[Array, 'batch dim'] | Float[Array, 'batch tokens dim']:
         batch = tokens.shape[0]
-        frames = constrain_batch(einops.rearrange(tokens, 'b t h w d -> (b t) h w d'))
-        frames = self.spatial(frames, train=train)
+        with frames_apart():
+            frames = constrain_batch(einops.rearrange(tokens, 'b t h w d -> (b t) h w d'))
+            frames = constrain_batch(self.spatial(frames, train=train))
         frames = constrain_batch(einops.rearrange(frames, '(b t) d -> b t d', b=batch))
         return self.temporal(frames, train=train, pooled=pooled)
 

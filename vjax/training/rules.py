@@ -21,20 +21,21 @@ def path_name(path: tuple) -> str:
     return '/'.join(str(getattr(key, 'key', getattr(key, 'name', key))) for key in path)
 
 
-def match(rules: Rules, params: Any, what: str) -> Any:
+def match(rules: Rules, params: Any, what: str, others: Rules = ()) -> Any:
     """The tree of values that `rules` give to `params`.
 
     Args:
         rules: pairs (pattern, value), first match wins.
         params: a tree of anything; only its paths are read.
         what: the config key of the rules, for the error sentences.
+        others: more of them, made for all models: one that is the first match of nothing is no error.
 
     Raises:
         UserError: a pattern is not a regular expression, a parameter is matched by no rule, or a
             rule is the first match of no parameter.
     """
     try:
-        compiled = [(re.compile(pattern), value) for pattern, value in rules]
+        compiled = [(re.compile(pattern), value) for pattern, value in (*rules, *others)]
     except re.error as error:
         raise UserError(
             f'config.{what}: {error.pattern!r} is no regular expression: {error}.'
@@ -55,7 +56,7 @@ def match(rules: Rules, params: Any, what: str) -> Any:
     # A value may itself be a tuple, so the tree is built from its leaves.
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     values = structure.unflatten([value_of(path, leaf) for path, leaf in leaves])
-    for (pattern, _), was_used in zip(compiled, used, strict=True):
+    for (pattern, _), was_used in zip(compiled[: len(rules)], used, strict=False):
         if not was_used:
             raise UserError(
                 f"config.{what}: the rule for '{pattern.pattern}' is the first match of no "

@@ -1,7 +1,12 @@
-"""Where arrays live: a mesh with named axes, and rules from parameter paths to partition specs."""
+"""Where arrays live: a mesh with named axes, and rules from parameter paths to partition specs.
+
+The axes are `data` and `fsdp`, over which the clips of a batch are split, `time`, over which the frames of
+a clip are, and `tensor`, over which heads and hidden units are. Parameters and what an optimiser keeps of
+them may be split over `fsdp` (ZeRO, arXiv 1910.02054) and `tensor` (Megatron, arXiv 1909.08053).
+"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,19 +15,38 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vjax.axes import AXES, BATCH_AXES, TIME_AXIS
 from vjax.errors import UserError
 from vjax.training import rules
+
+# Rules for the parameters of all models, by name; '...' stands for axes that are not split.
+_FSDP = (('.*', 'fsdp(fsdp)'),)
+PRESETS: dict[str, rules.Rules] = {
+    'replicated': (('.*', ()),),
+    'fsdp': _FSDP,
+    'fsdp+tensor': (
+        # Every head, and every hidden unit, whole on one device: one sum after each pair of products.
+        (r'(.*/)?(query|key|value)/kernel', ('...', 'fsdp', 'tensor', '')),
+        (r'(.*/)?(query|key|value)/bias', ('...', 'tensor', '')),
+        (r'(.*/)?out/kernel', ('...', 'tensor', '', 'fsdp')),
+        (r'(.*/)?up/kernel', ('...', 'fsdp', 'tensor')),
+        (r'(.*/)?up/bias', ('...', 'tensor')),
+        (r'(.*/)?down/kernel', ('...', 'tensor', 'fsdp')),
+        *_FSDP,
+    ),
+}
 
 
 def make_mesh(axes: Mapping[str, int]) -> Mesh:
     """A mesh over all devices with the named axes; one size may be -1: what the others leave.
 
-    The first axis, `data`, is the one that batches are split over.
-
     Raises:
-        UserError: the sizes do not multiply to the number of devices.
+        UserError: an axis has another name, or the sizes do not multiply to the number of devices.
     """
     sizes = dict(axes)
+    for name in sizes:
+        if name not in AXES:
+            raise UserError(f'config.sharding.mesh.{name}: the axes are {", ".join(AXES)}.')
     num_devices = jax.device_count()
     open_axes = [name for name, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
@@ -45,19 +69,65 @@ def check_batch(mesh: Mesh, batch_size: int, microbatches: int, key: str) -> Non
     Raises:
         UserError: naming the `key` that the batch size was set by.
     """
-    share = mesh.shape['data'] * microbatches
+    splits = math.prod(mesh.shape[axis] for axis in _batch_axes(mesh))
+    share = splits * microbatches
     if batch_size % share:
-        parts = f'{mesh.shape["data"]} devices' + f' x {microbatches} microbatches' * (
-            microbatches > 1
-        )
+        parts = f'{splits} devices' + f' x {microbatches} microbatches' * (microbatches > 1)
         raise UserError(
             f'{key}={batch_size} cannot be shared evenly by {parts}; make it a multiple of {share}.'
         )
 
 
+def check_time(mesh: Mesh, model: Any, clip_shape: tuple[int, ...]) -> None:
+    """Refuses to split the frames of a clip for a model that cannot work on them apart.
+
+    Raises:
+        UserError: the mesh has an axis `time` of more than one device, and the model is no factorised
+            encoder or has a number of frames, after embedding, that the axis does not divide.
+    """
+    size = mesh.shape.get(TIME_AXIS, 1)
+    if size == 1:
+        return
+    if getattr(model, 'attention', None) not in ('factorised_encoder', 'average_pool'):
+        raise UserError(
+            f'config.sharding.mesh.time={size} splits the frames of a clip, which only a factorised '
+            f"encoder has apart (config.model.attention='factorised_encoder'); make it 1."
+        )
+    frames = model.token_grid(clip_shape)[0]
+    if frames % size:
+        raise UserError(
+            f'config.sharding.mesh.time={size} does not divide the {frames} frames that there are '
+            f'after the embedding.'
+        )
+
+
+def _batch_axes(mesh: Mesh) -> tuple[str, ...]:
+    return tuple(axis for axis in BATCH_AXES if axis in mesh.shape)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Arrays split on their leading axis."""
-    return NamedSharding(mesh, P('data'))
+    return NamedSharding(mesh, P(_batch_axes(mesh)))
+
+
+def part_of_batch(mesh: Mesh) -> tuple[int, int]:
+    """Which of how many equal parts of every batch this process reads: what its devices hold.
+
+    Processes whose devices hold the same clips, parts of the models or of the frames apart, read the same.
+
+    Raises:
+        UserError: the mesh spreads this process's devices over several places of the batch.
+    """
+    num = math.prod(mesh.shape[axis] for axis in _batch_axes(mesh))
+    slices = batch_sharding(mesh).addressable_devices_indices_map((num,)).values()
+    rows = sorted({rows.start or 0 for (rows,) in slices})
+    if rows != list(range(rows[0], rows[0] + len(rows))) or num % len(rows) or rows[0] % len(rows):
+        raise UserError(
+            f'config.sharding.mesh={dict(mesh.shape)} gives process {jax.process_index()} the places '
+            f'{rows} of {num} of a batch, which it cannot read in one piece; make the devices of a '
+            'process a multiple or a divisor of time x tensor.'
+        )
+    return rows[0] // len(rows), num // len(rows)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -65,15 +135,28 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def parameter_shardings(mesh: Mesh, parameter_rules: rules.Rules, params: Any) -> Any:
-    """The tree of NamedShardings that `config.sharding.parameters` gives to `params`.
+def parameter_shardings(
+    mesh: Mesh, parameter_rules: rules.Rules, params: Any, preset: str = 'replicated'
+) -> Any:
+    """The tree of NamedShardings that `config.sharding` gives to `params`.
 
     A rule's value is a partition spec as a tuple of axis names, one for each dimension, '' for a
-    dimension that is not split; or `fsdp(axis)` to split the largest dimension the axis divides.
+    dimension that is not split and '...' for any number of them; or `fsdp(axis)` to split the largest
+    dimension the axis divides.
+
+    Args:
+        mesh: where to.
+        parameter_rules: `config.sharding.parameters`.
+        params: shapes are enough.
+        preset: which of `PRESETS` holds for parameters that have no rule.
 
     Raises:
         UserError: from `rules.match`, or where a spec does not fit the mesh or a parameter's shape.
     """
+    if preset not in PRESETS:
+        raise UserError(
+            f"config.sharding.preset='{preset}' is not one of {', '.join(map(repr, PRESETS))}."
+        )
 
     def sharding(path, leaf, value):
         name = rules.path_name(path)
@@ -85,24 +168,32 @@ def parameter_shardings(mesh: Mesh, parameter_rules: rules.Rules, params: Any) -
                 f"'fsdp(axis)'."
             )
         else:
-            spec = [axis or None for axis in value]
+            spec = _explicit_spec(leaf.ndim, value)
         for axis in filter(None, spec):
             if axis not in mesh.shape:
                 raise UserError(
-                    f"config.sharding.parameters: the mesh has no axis '{axis}', only "
-                    f'{list(mesh.shape)}.'
+                    f"config.sharding: parameters are to be split over '{axis}', but the mesh has only "
+                    f'{list(mesh.shape)}; set config.sharding.mesh.{axis}.'
                 )
         splits = [mesh.shape[axis] if axis else 1 for axis in spec]
         if len(spec) > leaf.ndim or any(n % k for n, k in zip(leaf.shape, splits, strict=False)):
             raise UserError(
-                f"config.sharding.parameters: {tuple(value)} does not split '{name}' of shape "
+                f"config.sharding: {tuple(value)} does not split '{name}' of shape "
                 f'{leaf.shape} evenly over the mesh {dict(mesh.shape)}.'
             )
         return NamedSharding(mesh, P(*spec))
 
-    values = rules.match(parameter_rules, params, 'sharding.parameters')
+    values = rules.match(parameter_rules, params, 'sharding.parameters', PRESETS[preset])
     # A value may be a tuple, hence not a leaf: walk the parameters and look their values up.
     return jax.tree_util.tree_map_with_path(sharding, params, values)
+
+
+def _explicit_spec(ndim: int, value: Sequence[str]) -> list[str | None]:
+    spec = [axis or None for axis in value]
+    if '...' in spec:
+        i = spec.index('...')
+        spec[i : i + 1] = [None] * max(0, ndim - len(spec) + 1)
+    return spec
 
 
 def _fsdp_spec(shape: tuple[int, ...], axis: str, mesh: Mesh) -> list[str | None]:
@@ -130,9 +221,24 @@ def optimizer_shardings(
 
 
 def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Global arrays over the mesh from each process's slice of a batch; the copy is asynchronous."""
-    sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array)
-        for name, array in batch.items()
-    }
+    """Global arrays over the mesh from each process's `part_of_batch`; the copy is asynchronous.
+
+    Frames are split over `time` where the mesh has it.
+    """
+    part, num_parts = part_of_batch(mesh)
+
+    def to_device(name, array):
+        spec = [_batch_axes(mesh)]
+        if name == 'video' and TIME_AXIS in mesh.shape:
+            spec += [None] * (array.ndim - 5) + [TIME_AXIS]  # After the views, in evaluation.
+        first = part * len(array)
+
+        def shard(index):
+            rows, *rest = index
+            start, stop, _ = rows.indices(num_parts * len(array))
+            return array[(slice(start - first, stop - first), *rest)]
+
+        shape = (num_parts * len(array), *array.shape[1:])
+        return jax.make_array_from_callback(shape, NamedSharding(mesh, P(*spec)), shard)
+
+    return {name: to_device(name, array) for name, array in batch.items()}

@@ -65,6 +65,7 @@ def abstract_state(
     ema: bool,
     mesh: Mesh,
     parameter_rules: Rules,
+    preset: str = 'replicated',
 ) -> State:
     """The shapes and shardings of `init_state`; nothing is computed.
 
@@ -73,7 +74,7 @@ def abstract_state(
     """
     state = jax.eval_shape(lambda: init_state(init_params(), tx, ema=ema))
     whole = sharding.replicated(mesh)
-    of_params = sharding.parameter_shardings(mesh, parameter_rules, state.params)
+    of_params = sharding.parameter_shardings(mesh, parameter_rules, state.params, preset)
     shardings = State(
         step=whole,
         params=of_params,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from vjax.axes import BATCH_AXES
 from vjax.data.augment.colors import jitter_colors
 from vjax.data.augment.crop import resample
 from vjax.data.augment.erasing import erase
@@ -80,14 +81,15 @@ def one_by_one(function: Callable) -> Callable:
     """`function` of each example in turn, on the device that has it.
 
     Under `vmap` a `switch` would compute all of its branches; a loop over a batch that is split over
-    devices would send all of it to each of them. Hence a loop over each device's share, on the axis
-    `data` of the mesh that is set (`jax.set_mesh`).
+    devices would send all of it to each of them. Hence a loop over each device's share, on the axes
+    `data` and `fsdp` of the mesh that is set (`jax.set_mesh`).
     """
 
     def share(*arrays):
         return jax.lax.map(lambda example: function(*example), arrays)
 
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return share
-    spec = PartitionSpec('data')
+    spec = PartitionSpec(tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names))
     return jax.shard_map(share, in_specs=spec, out_specs=spec)
