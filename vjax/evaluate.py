@@ -16,7 +16,7 @@ from vjax import cli
 from vjax import config as configs
 from vjax.data import pipeline, records, stores
 from vjax.errors import UserError
-from vjax.training import metrics, reporting, runs, sharding, tables
+from vjax.training import metrics, processes, reporting, runs, sharding, tables
 from vjax.training.evaluation import collect
 from vjax.training.step import make_eval_step
 
@@ -104,6 +104,7 @@ def evaluate_run(
     batch_size = batch_size or config.eval.batch_size
     classification = configs.classification(config, run.classes, run.multi_label)
     sharding.check_batch(mesh, batch_size, 1, '--batch_size')
+    host, num_hosts = sharding.part_of_batch(mesh)
     with jax.set_mesh(mesh):
         batches = pipeline.eval_batches(
             dataset,
@@ -111,8 +112,8 @@ def evaluate_run(
             clip=config.clip.to_dict(),
             views=(temporal, spatial),
             batch_size=batch_size,
-            host=jax.process_index(),
-            num_hosts=jax.process_count(),
+            host=host,
+            num_hosts=num_hosts,
         )
         outputs = collect(
             jax.jit(
@@ -185,21 +186,26 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         '--confusion', default='', metavar='FILE.csv', help='which class is taken for which'
     )
+    processes.add_argument(parser)
     cli.add_run_config(parser)
     args, overrides = cli.parse_args(parser, argv)
-    result = evaluate_run(
-        args.workdir,
-        views=args.views,
-        split=args.split,
-        dataset_path=args.dataset,
-        checkpoint=args.checkpoint,
-        order=args.order,
-        batch_size=args.batch_size,
-        overrides=overrides,
-        out=args.out,
-        predictions=args.predictions,
-        confusion=args.confusion,
-    )
+    processes.join(args.distributed)
+    with processes.together():
+        result = evaluate_run(
+            args.workdir,
+            views=args.views,
+            split=args.split,
+            dataset_path=args.dataset,
+            checkpoint=args.checkpoint,
+            order=args.order,
+            batch_size=args.batch_size,
+            overrides=overrides,
+            out=args.out,
+            predictions=args.predictions,
+            confusion=args.confusion,
+        )
+    if jax.process_index() > 0:
+        return
     first, *others = reporting.summary(result)
     print(f'{result["split"]}, {result["views"]} views, step {result["step"]}: {first}')
     for line in others:

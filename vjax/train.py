@@ -24,7 +24,7 @@ from vjax.data import pipeline, records
 from vjax.data.augment import find_mirror
 from vjax.data.sections import Augment
 from vjax.errors import UserError
-from vjax.training import optimizer, reporting, runs, sharding
+from vjax.training import optimizer, processes, reporting, runs, sharding
 from vjax.training.checkpoints import Checkpoints
 from vjax.training.evaluation import evaluate
 from vjax.training.interruption import Interruption
@@ -173,10 +173,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
                 batch_size=config.eval.batch_size,
                 **hosts,
             )
-            videos = itertools.takewhile(lambda _: not interruption.signal, videos)
+            videos = itertools.takewhile(lambda _: not agreement.at_once, videos)
             params = state.ema if config.ema else state.params
             scores = evaluate(eval_step, params, videos, mesh, classification)
-            if interruption.signal:
+            if agreement.at_once:
                 return None  # Half an evaluation is none.
             if not math.isfinite(scores['loss']):
                 raise UserError(f'the validation loss is not finite at step {number}.')
@@ -191,15 +191,16 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         unread = None  # The latest report, read when the next step is already on its way.
         stop = None
         with Interruption() as interruption, closing(metrics_log), closing(checkpoints):
+            agreement = processes.Agreement(mesh, interruption)
             if owes_evaluation:
                 scores = validate(state, start_step)
-                if interruption.signal:
-                    raise SystemExit(128 + interruption.signal)
+                if agreement.at_once:
+                    raise SystemExit(128 + agreement.at_once)
                 checkpoints.save(state, about | {'owes_evaluation': False}, scores)
             for number, batch in enumerate(batches, start_step + 1):
                 train_step = train_steps[draw(config.seed, number, len(train_steps))]
                 state, report = train_step(state, sharding.to_devices(batch, mesh))
-                last, stop = number == config.num_steps, interruption.signal
+                last, stop = number == config.num_steps, agreement.after_step()
                 if unread:
                     raise_if_not_finite(unread[1], checkpoints)
                     progress.training(*unread)
@@ -217,7 +218,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
                         unread = None
                 if evaluates:
                     scores = None if stop else validate(state, number)
-                    stop = stop or interruption.signal
+                    stop = stop or agreement.at_once
                 if saves or stop:
                     # What a signal leaves undone, the resumed run does first.
                     owes = {'owes_evaluation': bool(evaluates and scores is None)}
@@ -264,7 +265,7 @@ def open_workdir(
                 f"'{workdir}' holds a run of another config ({'; '.join(changed)}); choose another "
                 f'--workdir, or start from its weights with --config.init_from={workdir}.'
             )
-    else:
+    elif jax.process_index() == 0:
         runs.write_about(workdir, about)
     return checkpoints
 
@@ -311,8 +312,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         '--workdir', required=True, help='folder of the run; the same one resumes it'
     )
+    processes.add_argument(parser)
     args, overrides = cli.parse_args(parser, argv)
-    train(cli.load_config(args.config, overrides), args.workdir)
+    config = cli.load_config(args.config, overrides)
+    processes.join(args.distributed)
+    with processes.together():
+        train(config, args.workdir)
 
 
 if __name__ == '__main__':

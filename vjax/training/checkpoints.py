@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import v1 as ocp
@@ -144,11 +146,15 @@ class Checkpoints:
         """
         steps, damaged = self.steps, []
         for step in reversed(steps):
+            found = None
             try:
                 items = self._load(step, _split(abstract))
                 self.about(step)  # The trainer reads it next.
             except DamagedCheckpoint as error:
-                log.warning('checkpoint %s of %s is damaged: %s', step, self.directory, error)
+                found = error
+            if not _all_processes(found is None):
+                reason = found or 'another process cannot read it'
+                log.warning('checkpoint %s of %s is damaged: %s', step, self.directory, reason)
                 damaged.append(step)
                 continue
             self._move_aside(damaged)
@@ -161,13 +167,14 @@ class Checkpoints:
         return None
 
     def _move_aside(self, steps: Sequence[int]) -> None:
-        for step in steps:
+        for step in steps if jax.process_index() == 0 else ():
             aside = self.directory.parent / 'damaged_checkpoints' / str(step)
             aside.parent.mkdir(exist_ok=True)
             shutil.rmtree(aside, ignore_errors=True)
             (self.directory / str(step)).rename(aside)
             log.warning('moved checkpoint %s to %s', step, aside)
         if steps:
+            _all_processes(True)  # Until they have been moved.
             self._checkpointer.reload()
 
     def close(self) -> None:
@@ -202,7 +209,8 @@ class Checkpoints:
         try:
             return write(*args, **kwargs)
         except Exception as error:  # Orbax wraps what the file system said in many types.
-            for unfinished in self.directory.glob('*.orbax-checkpoint-tmp'):
+            left = self.directory.glob('*.orbax-checkpoint-tmp')
+            for unfinished in left if jax.process_index() == 0 else ():
                 shutil.rmtree(unfinished, ignore_errors=True)
             full = any('No space left' in str(each) for each in _chain(error))
             said = 'the disk is full' if full else _first_line(error)
@@ -210,6 +218,11 @@ class Checkpoints:
                 f'could not write a checkpoint to {self.directory}: {said}; mend that and run the same '
                 f'command again, the checkpoints before it are whole.'
             ) from error
+
+
+def _all_processes(true: bool) -> bool:
+    """Whether it is true in all of them; none returns before all have asked."""
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(true))))
 
 
 def _merit(metrics: Mapping[str, float]) -> float:

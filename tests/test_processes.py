@@ -1,0 +1,136 @@
+"""Training by several processes, as on several hosts, over the loopback."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from vjax.errors import UserError
+from vjax.training import processes, runs
+
+ROOT = Path(__file__).parents[1]
+# Plain SGD: Adam turns rounding in a gradient near zero into a whole step.
+SETTINGS = ('optimizer.name=sgd', 'optimizer.learning_rate=0.05', 'log_every=1', 'batch_size=16')
+
+
+def start(count, workdir, dataset, *overrides, num_steps=6):
+    """Processes that train together; each has one device."""
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        address = f'localhost:{free.getsockname()[1]}'
+    environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+    environment |= {'JAX_PLATFORMS': 'cpu'}
+    command = [
+        *(sys.executable, '-m', 'vjax.train', '--config=configs/vivit/moving_digits.py:tiny'),
+        *(f'--workdir={workdir}', f'--config.dataset.path={dataset}'),
+        *(f'--config.num_steps={num_steps}', '--config.eval.every=0'),
+        *(f'--config.{override}' for override in (*SETTINGS, *overrides)),
+    ]
+    return [
+        subprocess.Popen(
+            [*command, *([f'--distributed={address},{i},{count}'] if count > 1 else [])],
+            cwd=ROOT,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(count)
+    ]
+
+
+def ended(started, timeout=240):
+    """Exit codes and what was said."""
+    said = [process.communicate(timeout=timeout)[1] for process in started]
+    return [process.returncode for process in started], said
+
+
+def losses(workdir):
+    """The training loss of each step."""
+    lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    return [line['train/loss'] for line in lines if 'train/loss' in line]
+
+
+def reaches(workdir, step):
+    """Waits until a step was reported."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (workdir / 'metrics.jsonl').exists() and len(losses(workdir)) >= step:
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f'step {step} was not reached')
+
+
+def assert_same_params(one, other, tolerance):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance),
+        jax.device_get(runs.load_run(one).params),
+        jax.device_get(runs.load_run(other).params),
+    )
+
+
+def test_two_processes_train_as_one(digits, tmp_path):
+    for count in (1, 2):
+        codes, said = ended(start(count, tmp_path / f'{count}', digits, num_steps=4))
+        assert codes == [0] * count, said
+    assert losses(tmp_path / '2') == pytest.approx(losses(tmp_path / '1'), abs=1e-5)
+    assert_same_params(tmp_path / '1', tmp_path / '2', 1e-6)
+    assert said[1] == ''  # The first speaks for all.
+
+
+@pytest.mark.slow
+def test_four_processes_train_as_one(digits, tmp_path):
+    sharded = ('sharding.preset=fsdp', 'sharding.mesh.fsdp=2')
+    ended(start(1, tmp_path / '1', digits, num_steps=20))
+    codes, said = ended(start(4, tmp_path / '4', digits, *sharded, num_steps=20))
+    assert codes == [0] * 4, said
+    assert losses(tmp_path / '4') == pytest.approx(losses(tmp_path / '1'), abs=1e-5)
+    assert_same_params(tmp_path / '1', tmp_path / '4', 1e-5)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_all_and_another_number_goes_on(digits, tmp_path):
+    ended(start(1, tmp_path / 'straight', digits, num_steps=40))
+    together = start(2, tmp_path / 'stopped', digits, num_steps=40)
+    reaches(tmp_path / 'stopped', 3)
+    together[1].send_signal(signal.SIGTERM)
+    codes, said = ended(together)
+    assert codes == [143, 143], said
+    assert len(losses(tmp_path / 'stopped')) < 40
+    assert 'SIGTERM at step' in said[0]
+    sharded = ('sharding.preset=fsdp', 'sharding.mesh.fsdp=4')
+    assert ended(start(4, tmp_path / 'stopped', digits, *sharded, num_steps=40))[0] == [0] * 4
+    assert losses(tmp_path / 'stopped') == pytest.approx(losses(tmp_path / 'straight'), abs=1e-5)
+    assert_same_params(tmp_path / 'straight', tmp_path / 'stopped', 1e-5)
+
+
+@pytest.mark.slow
+def test_the_other_ends_when_one_is_killed(digits, tmp_path):
+    settings = ('checkpoint.every=2',)
+    together = start(2, tmp_path, digits, *settings, num_steps=100)
+    reaches(tmp_path, 5)
+    together[1].kill()
+    codes, said = ended(together, timeout=120)
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] not in (0, None)
+    assert said[0].strip()
+    codes, said = ended(start(2, tmp_path, digits, *settings, num_steps=100))
+    assert codes == [0, 0], said
+
+
+@pytest.mark.parametrize('where', ['10.0.0.2', '10.0.0.2:1,0', '10.0.0.2:1,a,2', 'host,0,2'])
+def test_an_address_that_cannot_be_read_is_refused(where):
+    with pytest.raises(UserError, match='give HOST:PORT of the first process'):
+        processes.join(where)
+
+
+def test_a_number_out_of_range_is_refused():
+    with pytest.raises(UserError, match=r'is one of 0 \.\. 1\.'):
+        processes.join('10.0.0.2:1,2,2')

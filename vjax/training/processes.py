@@ -1,0 +1,151 @@
+"""Several processes as one run: how they find each other, agree to stop, and end together."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vjax.errors import UserError
+from vjax.training.interruption import Interruption
+
+# A process that says nothing for so long is taken for dead, and the others end. Collectives over TCP fail
+# at once where one is; those between TPUs wait.
+HEARTBEAT_SECONDS = 60
+JOIN_SECONDS = 300
+
+
+def add_argument(parser) -> None:
+    """Adds `--distributed`, whose value is for `join`."""
+    parser.add_argument(
+        '--distributed',
+        nargs='?',
+        const='auto',
+        metavar='HOST:PORT,INDEX,COUNT',
+        help='run as one of several processes: alone on Cloud TPU, SLURM, GKE and Open MPI, which say '
+        'where the others are; elsewhere with the address of the first process, the number of this one '
+        'and how many there are',
+    )
+
+
+def join(where: str | None) -> None:
+    """Joins the other processes of the run; before anything else asks jax for its devices.
+
+    Args:
+        where: the value of `--distributed`; None for a process alone.
+
+    Raises:
+        UserError: the value cannot be read, or no cluster is recognised.
+        SystemExit: the others do not come; the code is 1.
+    """
+    if where is None:
+        return
+    how = {}
+    if where != 'auto':
+        address, *numbers = where.split(',')
+        if ':' not in address or len(numbers) != 2 or not all(map(str.isdecimal, numbers)):
+            raise UserError(
+                f'--distributed={where}: give HOST:PORT of the first process, the number of this one '
+                'and how many there are, as in 10.0.0.2:1234,0,4.'
+            )
+        index, count = map(int, numbers)
+        if index >= count:
+            raise UserError(
+                f'--distributed={where}: the number of this process is one of 0 .. {count - 1}.'
+            )
+        how = {
+            'coordinator_address': address,
+            'num_processes': count,
+            'process_id': index,
+            'cluster_detection_method': 'deactivate',
+        }
+    try:
+        jax.distributed.initialize(
+            **how,
+            initialization_timeout=JOIN_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except ValueError:
+        raise UserError(
+            '--distributed: this is no Cloud TPU, SLURM, GKE or Open MPI job that jax recognises; give '
+            '--distributed=HOST:PORT,INDEX,COUNT.'
+        ) from None
+    except jax.errors.JaxRuntimeError as error:
+        # Nothing that the user must mend: exit code 1, after which launchers try again.
+        raise SystemExit(
+            f'error: the processes of the run did not find each other within {JOIN_SECONDS} seconds '
+            f'({str(error).splitlines()[0]}).'
+        ) from error
+    if jax.process_index() > 0:
+        # The first one speaks for all.
+        logging.getLogger('vjax').setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Ends a process that fails within it at once, where it is one of several, so that all end.
+
+    Otherwise it would wait for the others to come to an end as well, and they for its part of the work.
+    """
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        number = f'process {jax.process_index()} of {jax.process_count()}'
+        if isinstance(error, UserError):
+            print(f'error: {number}: {error}', file=sys.stderr)
+        elif isinstance(error, jax.errors.JaxRuntimeError):
+            first = str(error).splitlines()[0]
+            print(
+                f'error: {number} lost the others ({first[:200]}); start all of them again, they go on '
+                'from the last checkpoint.',
+                file=sys.stderr,
+            )
+        else:
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(2 if isinstance(error, UserError) else 1)
+
+
+class Agreement:
+    """At which step all processes stop, once a signal came to any of them.
+
+    A process alone stops at once. Several learn with every step who was asked to stop before the step
+    before: so all of them stop after the same one, and none waits for its devices.
+    """
+
+    def __init__(self, mesh: Mesh, interruption: Interruption):
+        """Of the processes of a mesh; this one's signals come to `interruption`."""
+        self._interruption = interruption
+        self._alone = jax.process_count() == 1
+        self._sharding = NamedSharding(mesh, P(mesh.axis_names))
+        self._num_devices = mesh.devices.size
+        self._latest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
+        self._asked = None
+
+    @property
+    def at_once(self) -> signal.Signals | None:
+        """The signal that this process may act on by itself, in the middle of something."""
+        return self._interruption.signal if self._alone else None
+
+    def after_step(self) -> signal.Signals | None:
+        """The signal that all processes stop for after this step; to be called once in each."""
+        if self._alone:
+            return self._interruption.signal
+        own = np.int32(self._interruption.signal or 0)
+        shape = (self._num_devices,)
+        everybody = jax.make_array_from_callback(
+            shape, self._sharding, lambda where: np.full(shape, own)[where]
+        )
+        before, self._asked = self._asked, self._latest(everybody)
+        number = 0 if before is None else int(before)
+        return signal.Signals(number) if number else None
