@@ -47,6 +47,7 @@ setup(
         'parity': ['torch', 'transformers'],
         'gpu': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],
+        'plan': ['jax[tpu]'],  # For the libtpu that this jax wants: the compiler; no TPU is needed.
         'beam': ['apache-beam>=2.77'],
         'cloud': ['gcsfs', 's3fs'],
         # torchcodec: later ones want a CUDA library even on a CPU.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ('train', 'evaluate', 'predict', 'prepare', 'describe', 'convert', 'demo')
+COMMANDS = ('train', 'evaluate', 'predict', 'prepare', 'describe', 'plan', 'convert', 'demo')
 CONFIG = '--config=configs/vivit/moving_digits.py'
 
 
@@ -61,6 +61,8 @@ def test_help_shows_how_it_is_called(command):
         ),
         ('describe', (CONFIG, '--config.model.num_heads=5'), 'num_heads=5'),
         ('describe', (CONFIG, '--config.model.tubelet=(2,8)'), 'tubelet=(2, 8)'),
+        ('plan', (CONFIG, '--topology=v9:2x2'), 'as in v5e:4x8'),
+        ('plan', (CONFIG, '--topology=gpu'), 'has no gpu'),
         (
             'prepare',
             ('--videos=none', '--annotations=none.csv', '--out=unused', '--split=train'),

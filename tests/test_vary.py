@@ -16,14 +16,13 @@ from hypothesis import given
 
 from vjax import cli, models, recipes
 from vjax import config as configs
-from vjax import train as train_module
 from vjax.data.augment import normalise
 from vjax.data.sections import Augment
 from vjax.errors import UserError
 from vjax.evaluate import evaluate_run
 from vjax.evaluate import main as evaluate_main
 from vjax.train import train
-from vjax.training import runs
+from vjax.training import assembly, runs
 from vjax.training.losses import Classification
 from vjax.training.step import draw, init_state, make_train_step
 
@@ -199,7 +198,7 @@ def test_each_grid_is_compiled_once(digits, tmp_path, monkeypatch):
 
         return traced
 
-    monkeypatch.setattr(train_module, 'make_train_step', counting)
+    monkeypatch.setattr(assembly, 'make_train_step', counting)
     train(lookup(digits, 'num_steps=12', 'eval.every=0'), tmp_path)
     assert traces == {(1, 1): 1, (2, 2): 1}
 

@@ -8,7 +8,7 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,26 +16,17 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-import optax
 
-from vjax import cli, models
+from vjax import cli
 from vjax import config as configs
 from vjax.data import pipeline, records
-from vjax.data.augment import find_mirror
-from vjax.data.sections import Augment
 from vjax.errors import UserError
-from vjax.training import optimizer, processes, reporting, runs, sharding
+from vjax.training import processes, reporting, runs, sharding
+from vjax.training.assembly import Assembly, assemble
 from vjax.training.checkpoints import Checkpoints
 from vjax.training.evaluation import evaluate
 from vjax.training.interruption import Interruption
-from vjax.training.step import (
-    State,
-    abstract_state,
-    draw,
-    init_state,
-    make_eval_step,
-    make_train_step,
-)
+from vjax.training.step import State, draw, init_state, make_eval_step
 
 log = logging.getLogger('vjax.train')  # Not __name__, which is '__main__' under -m.
 
@@ -58,7 +49,6 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         log.info('num_steps=%d counts, not num_epochs=%g', config.num_steps, config.num_epochs)
     config = configs.resolve(config, dataset)
     mesh = sharding.make_mesh(config.sharding.mesh.to_dict())
-    sharding.check_batch(mesh, config.batch_size, config.accumulate, 'config.batch_size')
     sharding.check_batch(mesh, config.eval.batch_size, 1, 'config.eval.batch_size')
     about = {
         'config': json.loads(config.to_json()),
@@ -70,42 +60,19 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
     workdir = Path(workdir)
 
     # --- Model, optimiser, and where their arrays live ---
-    model = models.build(**config.model)
-    sharding.check_time(mesh, model, configs.clip_shape(config))
-    classification = configs.classification(config, dataset.classes, dataset.multi_label)
-    augmentation = Augment(**config.augment)
-    mirror = find_mirror(augmentation.flip_labels, dataset.classes, multi_label=dataset.multi_label)
-    variants = [
-        models.build(**config.model.to_dict() | fields) for fields in configs.variations(config)
-    ]
-
-    def init_params():
-        return runs.init_params(model, config)
-
-    shapes = jax.eval_shape(init_params)
-    if any(jax.eval_shape(lambda v=v: runs.init_params(v, config)) != shapes for v in variants):
-        raise UserError(f'config.vary={config.vary.to_dict()} changes the shapes of parameters.')
-    tx, schedule = optimizer.build(shapes, config.num_steps, **config.optimizer)
+    assembly = assemble(config, mesh, dataset.classes, multi_label=dataset.multi_label)
+    model, classification = assembly.model, assembly.classification
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, assembly.abstract)
     arrays = {}
     if config.init_from and not runs.has_checkpoints(workdir):
-        arrays, report = runs.start_from(config, model, shapes, dataset.classes)
+        arrays, report = runs.start_from(config, model, assembly.shapes, dataset.classes)
         log.info('starting from the weights of %s, at step 0\n%s', config.init_from, report)
     checkpoints = open_workdir(workdir, config, about)
     with jax.set_mesh(mesh):
-        abstract = abstract_state(
-            init_params,
-            tx,
-            ema=config.ema > 0,
-            mesh=mesh,
-            parameter_rules=config.sharding.parameters,
-            preset=config.sharding.preset,
-        )
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-
         # --- Resume, or start from weights, or start from scratch: in this order ---
-        state = checkpoints.restore_latest(abstract)
+        state = checkpoints.restore_latest(assembly.abstract)
         if state is None:
-            state, start_step = start(config, arrays, init_params, tx, shardings), 0
+            state, start_step = start(config, arrays, assembly, shardings), 0
             owes_evaluation = False
             del arrays  # As large as the model, on the host.
         else:
@@ -117,28 +84,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
             checkpoints.close()
             return {}
 
-        # --- The compiled functions, one step for each variation of the model; their batches ---
-        def compile_step(variant):
-            step = make_train_step(
-                variant,
-                tx,
-                schedule,
-                seed=config.seed,
-                classification=classification,
-                augmentation=augmentation,
-                size=config.clip.size,
-                mirror=mirror,
-                mixup=config.loss.mixup,
-                cutmix=config.loss.cutmix,
-                accumulate=config.accumulate,
-                ema_decay=config.ema,
-                log_every=config.log_every,
-            )
-            return jax.jit(
-                step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh))
-            )
-
-        train_steps = [compile_step(variant) for variant in variants]
+        # --- The compiled evaluation, and batches ---
         eval_step = jax.jit(
             make_eval_step(model, classification), out_shardings=sharding.replicated(mesh)
         )
@@ -198,7 +144,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
                     raise SystemExit(128 + agreement.at_once)
                 checkpoints.save(state, about | {'owes_evaluation': False}, scores)
             for number, batch in enumerate(batches, start_step + 1):
-                train_step = train_steps[draw(config.seed, number, len(train_steps))]
+                train_step = assembly.steps[draw(config.seed, number, len(assembly.steps))]
                 state, report = train_step(state, sharding.to_devices(batch, mesh))
                 last, stop = number == config.num_steps, agreement.after_step()
                 if unread:
@@ -273,12 +219,11 @@ def open_workdir(
 def start(
     config: ml_collections.ConfigDict,
     arrays: Mapping[str, np.ndarray],
-    init_params: Callable[[], Any],
-    tx: optax.GradientTransformation,
+    assembly: Assembly,
     shardings: State,
 ) -> State:
     """The state before the first step: fresh but for the parameters of `arrays`, by path."""
-    params = jax.jit(init_params, out_shardings=shardings.params)()
+    params = jax.jit(assembly.init_params, out_shardings=shardings.params)()
     if not config.init_from:
         log.info('starting from scratch')
         if config.optimizer.freeze:
@@ -286,7 +231,7 @@ def start(
                 'what config.optimizer.freeze names stays random: config.init_from is not set'
             )
     return jax.jit(
-        lambda params: init_state(params, tx, ema=config.ema > 0), out_shardings=shardings
+        lambda params: init_state(params, assembly.tx, ema=config.ema > 0), out_shardings=shardings
     )(runs.overlay(params, arrays))
 
 

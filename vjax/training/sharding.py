@@ -37,8 +37,12 @@ PRESETS: dict[str, rules.Rules] = {
 }
 
 
-def make_mesh(axes: Mapping[str, int]) -> Mesh:
+def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over all devices with the named axes; one size may be -1: what the others leave.
+
+    Args:
+        axes: name -> size.
+        devices: other devices than this program's, to compile for.
 
     Raises:
         UserError: an axis has another name, or the sizes do not multiply to the number of devices.
@@ -47,7 +51,7 @@ def make_mesh(axes: Mapping[str, int]) -> Mesh:
     for name in sizes:
         if name not in AXES:
             raise UserError(f'config.sharding.mesh.{name}: the axes are {", ".join(AXES)}.')
-    num_devices = jax.device_count()
+    num_devices = jax.device_count() if devices is None else len(devices)
     open_axes = [name for name, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if len(open_axes) == 1 and fixed > 0 and num_devices % fixed == 0:
@@ -59,7 +63,10 @@ def make_mesh(axes: Mapping[str, int]) -> Mesh:
         )
     # Explicit axes are jax's default by now, but Flax Linen's layers need Auto.
     return jax.make_mesh(
-        tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes)
+        tuple(sizes.values()),
+        tuple(sizes),
+        axis_types=(AxisType.Auto,) * len(sizes),
+        devices=devices,
     )
 
 
@@ -220,17 +227,20 @@ def optimizer_shardings(
     )
 
 
-def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Global arrays over the mesh from each process's `part_of_batch`; the copy is asynchronous.
+def array_sharding(mesh: Mesh, name: str, ndim: int) -> NamedSharding:
+    """Where the array `name` of a batch lives: frames are split over `time` where the mesh has it."""
+    spec = [_batch_axes(mesh)]
+    if name == 'video' and TIME_AXIS in mesh.shape:
+        spec += [None] * (ndim - 5) + [TIME_AXIS]  # After the views, in evaluation.
+    return NamedSharding(mesh, P(*spec))
 
-    Frames are split over `time` where the mesh has it.
-    """
+
+def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Global arrays over the mesh from each process's `part_of_batch`; the copy is asynchronous."""
     part, num_parts = part_of_batch(mesh)
 
     def to_device(name, array):
-        spec = [_batch_axes(mesh)]
-        if name == 'video' and TIME_AXIS in mesh.shape:
-            spec += [None] * (array.ndim - 5) + [TIME_AXIS]  # After the views, in evaluation.
+        where = array_sharding(mesh, name, array.ndim)
         first = part * len(array)
 
         def shard(index):
@@ -239,6 +249,6 @@ def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arr
             return array[(slice(start - first, stop - first), *rest)]
 
         shape = (num_parts * len(array), *array.shape[1:])
-        return jax.make_array_from_callback(shape, NamedSharding(mesh, P(*spec)), shard)
+        return jax.make_array_from_callback(shape, where, shard)
 
     return {name: to_device(name, array) for name, array in batch.items()}

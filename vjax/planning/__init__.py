@@ -1,0 +1,1 @@
+"""What a training step will need on devices that are not there, as their compiler sees it."""

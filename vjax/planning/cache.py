@@ -1,0 +1,67 @@
+"""Results of earlier plans: a JSON file for each, named by all that a plan depends on."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import vjax
+
+# What the compiled step is made of; the rest of vjax may change.
+SOURCES = (
+    'models',
+    'training',
+    'planning',
+    'data/augment',
+    'data/geometry.py',
+    'axes.py',
+    'plan.py',
+)
+PACKAGES = ('jax', 'jaxlib', 'libtpu', 'flax', 'optax')
+
+
+def default_folder() -> Path:
+    """Where results are kept: vjax/plan in the user's cache."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'vjax' / 'plan'
+
+
+def versions() -> dict[str, str | None]:
+    """Of the packages a plan depends on; None of one that is not installed."""
+
+    def version(package):
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    return {package: version(package) for package in PACKAGES}
+
+
+def key(**what: Any) -> str:
+    """A name for the result of a plan of `what`, a JSON value, by these sources and packages."""
+    digest = hashlib.sha256(json.dumps([what, versions()], sort_keys=True).encode())
+    root = Path(vjax.__file__).parent
+    for source in SOURCES:
+        path = root / source
+        for file in sorted(path.rglob('*.py')) if path.is_dir() else [path]:
+            digest.update(str(file.relative_to(root)).encode() + b'\0' + file.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def read(folder: Path, name: str) -> dict[str, Any] | None:
+    """The result of that name; None where there is none, or half of one."""
+    try:
+        return json.loads((folder / f'{name}.json').read_text(encoding='utf-8'))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def write(folder: Path, name: str, result: dict[str, Any]) -> None:
+    """Keeps a result; a reader sees all of it or nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f'{name}.{uuid.uuid4().hex}.tmp'
+    unfinished.write_text(json.dumps(result), encoding='utf-8')
+    unfinished.replace(folder / f'{name}.json')
