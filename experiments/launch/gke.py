@@ -53,10 +53,7 @@ def manifest(args: argparse.Namespace, command: list[str]) -> dict[str, Any]:
     Raises:
         UserError: an argument cannot be right.
     """
-    where = job.parse_topology(args.topology)
-    storage = job.parse_storage(args.storage)
-    job.check_mount(args.mount)
-    job.check_shared(args.workdir, args.mount)
+    where, storage = job.parse_containers(args)
     job.count('restarts', args.restarts)
     job.count('grace', args.grace, 1)
     for name in ('namespace', *(n for n in ('service_account', 'queue') if getattr(args, n))):

@@ -21,8 +21,20 @@ EXPORT = re.compile(r'([A-Za-z0-9][A-Za-z0-9.-]*):(/(?:[^/,\s][^,\s]*)?)')
 LOCAL = ('/tmp', '/var/tmp', '/dev/shm', '/run')
 
 _FLAT = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
-_CUBES = ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x4x12', '4x8x8', '4x4x20')
-_CUBES = (*_CUBES, '4x8x12', '4x4x28', '8x8x8')
+_CUBES = (
+    '2x2x1',
+    '2x2x2',
+    '2x2x4',
+    '2x4x4',
+    '4x4x4',
+    '4x4x8',
+    '4x4x12',
+    '4x8x8',
+    '4x4x20',
+    '4x8x12',
+    '4x4x28',
+    '8x8x8',
+)
 
 
 @dataclass(frozen=True)
@@ -133,6 +145,18 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
         )
     config = ['python', '-m', 'vjax.train', f'--config={args.config}', *overrides]
     return args, [*config, f'--workdir={args.workdir}']
+
+
+def parse_containers(args: argparse.Namespace) -> tuple[Slice, Storage]:
+    """The slice and the storage that the arguments of `add_containers` name, with all of them checked.
+
+    Raises:
+        UserError: an argument cannot be right.
+    """
+    where, storage = parse_topology(args.topology), parse_storage(args.storage)
+    check_mount(args.mount)
+    check_shared(args.workdir, args.mount)
+    return where, storage
 
 
 def check_mount(mount: str) -> None:

@@ -88,10 +88,7 @@ def build(args: argparse.Namespace, command: list[str]) -> Commands:
     Raises:
         UserError: an argument cannot be right.
     """
-    where = job.parse_topology(args.topology)
-    storage = job.parse_storage(args.storage)
-    job.check_mount(args.mount)
-    job.check_shared(args.workdir, args.mount)
+    where, storage = job.parse_containers(args)
     job.count('restarts', args.restarts)
     for name in ('crashes', 'queue_hours'):
         job.count(name, getattr(args, name), 1)
@@ -279,9 +276,8 @@ def _state(commands: Commands, run: Callable[..., subprocess.CompletedProcess]) 
         return answer.stdout.strip()
     if 'NOT_FOUND' in answer.stderr:
         return 'MISSING'
-    print(
-        answer.stderr.strip(), flush=True
-    )  # The network, most often: no reason to give anything up.
+    # The network, most often: no reason to give anything up.
+    print(answer.stderr.strip(), flush=True)
     return ''
 
 

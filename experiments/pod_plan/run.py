@@ -104,17 +104,18 @@ def _plan(config, topology, folder):
 
 def _table(results):
     head = (
-        *(
-            'Config',
-            'Topology',
-            'Batch',
-            'Remat',
-            'Peak, GiB',
-            'Of, GiB',
-            'Fits',
-            'Peak / necessary',
-        ),
-        *('Step, ms', 'Clips/s', 'MFU', 'Warnings'),
+        'Config',
+        'Topology',
+        'Batch',
+        'Remat',
+        'Peak, GiB',
+        'Of, GiB',
+        'Fits',
+        'Peak / necessary',
+        'Step, ms',
+        'Clips/s',
+        'MFU',
+        'Warnings',
     )
     lines = [
         '`python -m experiments.pod_plan.run`: estimates by the compiler for TPUs; nothing was run.',

@@ -157,7 +157,7 @@ def _decode(
         if encoding == 'video':
             return of_video(tf.stack([0, 0, row['height'], row['width']]))
         decode = tf.io.decode_jpeg if encoding == 'jpeg' else tf.io.decode_png
-        return tf.stack([decode(content[i], channels=3) for i in range(num_frames)])
+        return tf.stack([decode(image, channels=3) for image in tf.unstack(content)])
 
     def cut(frames):
         return frames[:, top : top + height, left : left + width]

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from vjax.axes import BATCH_AXES, TIME_AXIS
+from vjax.axes import BATCH_AXES, TIME_AXIS, present
 
 REMAT_POLICIES = {
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # Keep matmuls' results.
@@ -43,7 +43,7 @@ def constrain_batch(x: Float[Array, 'batch *rest']) -> Float[Array, 'batch *rest
     """
     mesh = jax.sharding.get_abstract_mesh()
     wanted = (*BATCH_AXES, TIME_AXIS) if _apart.get() else BATCH_AXES
-    axes = tuple(axis for axis in wanted if axis in mesh.axis_names)
+    axes = present(mesh, wanted)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(axes)) if axes else x
 
 

@@ -1,14 +1,14 @@
 """Results of earlier plans: a JSON file for each, named by all that a plan depends on."""
 
 import hashlib
-import importlib.metadata
 import json
 import os
-import uuid
 from pathlib import Path
 from typing import Any
 
 import vjax
+from vjax.data.records import write_atomically
+from vjax.training import reporting
 
 # What the compiled step is made of; the rest of vjax may change.
 SOURCES = (
@@ -30,14 +30,7 @@ def default_folder() -> Path:
 
 def versions() -> dict[str, str | None]:
     """Of the packages a plan depends on; None of one that is not installed."""
-
-    def version(package):
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
-    return {package: version(package) for package in PACKAGES}
+    return reporting.versions(PACKAGES)
 
 
 def key(**what: Any) -> str:
@@ -62,6 +55,4 @@ def read(folder: Path, name: str) -> dict[str, Any] | None:
 def write(folder: Path, name: str, result: dict[str, Any]) -> None:
     """Keeps a result; a reader sees all of it or nothing."""
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f'{name}.{uuid.uuid4().hex}.tmp'
-    unfinished.write_text(json.dumps(result), encoding='utf-8')
-    unfinished.replace(folder / f'{name}.json')
+    write_atomically(folder / f'{name}.json', json.dumps(result))

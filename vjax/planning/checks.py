@@ -4,7 +4,7 @@ import math
 
 import jax
 
-from vjax.axes import BATCH_AXES, TENSOR_AXIS
+from vjax.axes import TENSOR_AXIS, num_parts
 from vjax.planning import hlo
 from vjax.planning.compiled import Compiled
 from vjax.training.rules import path_name
@@ -61,7 +61,7 @@ def repeated_work(compiled: Compiled, flops: int, necessary: float) -> list[str]
     """A sentence if a chip computes much more than its share."""
     if flops <= SLACK * necessary or flops - necessary < MUCH_WORK:
         return []
-    batch = math.prod(compiled.mesh.shape.get(axis, 1) for axis in BATCH_AXES)
+    batch = num_parts(compiled.mesh)
     return [
         f'each chip computes {flops / necessary:.1f} times its share of the model: some of it is '
         f'repeated on several chips (the batch is split over {batch} of {compiled.mesh.size}).'

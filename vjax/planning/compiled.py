@@ -59,9 +59,8 @@ def compile_step(
     heads = sum(map(len, classes.values())) if multi_label else len(classes)
     batch = abstract_batch(config, mesh, heads)
     cache = jax.config.jax_enable_compilation_cache
-    jax.config.update(
-        'jax_enable_compilation_cache', False
-    )  # It cannot read what it wrote for others.
+    # It cannot read what it wrote for others.
+    jax.config.update('jax_enable_compilation_cache', False)
     try:
         with jax.set_mesh(mesh):
             step = assembly.steps[0].lower(assembly.abstract, batch).compile()

@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 
 from vjax import config as configs
-from vjax.axes import BATCH_AXES, TIME_AXIS
+from vjax.axes import BATCH_AXES, TIME_AXIS, num_parts
 from vjax.data import records
 from vjax.errors import UserError
 from vjax.models import costs
@@ -26,18 +26,18 @@ from vjax.planning.compiled import (
 NOTICE = (
     "An estimate by the chips' compiler: nothing was run. Input, hosts and latencies are left out."
 )
-
-
+# What `_work` finds out of a step.
 WORK = (
-    *('flops', 'bytes_accessed', 'collectives', 'cycles'),
-    *(
-        'work_seconds',
-        'waiting_seconds',
-        'step_seconds',
-        'clips_per_second',
-        'mfu',
-        'unknown_loops',
-    ),
+    'flops',
+    'bytes_accessed',
+    'collectives',
+    'cycles',
+    'work_seconds',
+    'waiting_seconds',
+    'step_seconds',
+    'clips_per_second',
+    'mfu',
+    'unknown_loops',
 )
 
 
@@ -206,7 +206,7 @@ def _memory(
     compiled: Compiled, config: ml_collections.ConfigDict, chip: topology.Chip
 ) -> dict[str, Any]:
     state, batch = state_bytes(compiled.assembly.abstract), bytes_on_a_chip(compiled.batch)
-    splits = math.prod(compiled.mesh.shape.get(axis, 1) for axis in (*BATCH_AXES, TIME_AXIS))
+    splits = num_parts(compiled.mesh, (*BATCH_AXES, TIME_AXIS))
     clips = config.batch_size / config.accumulate / splits
     activations = round(clips * activations_of_a_clip(compiled.assembly, config))
     if compiled.step is None:

@@ -324,18 +324,21 @@ def _window(attributes: str) -> str:
 
 # What moves nothing by itself, or is counted where it is run.
 _FREE = frozenset(
-    (
-        *(
-            'parameter',
-            'constant',
-            'iota',
-            'partition-id',
-            'replica-id',
-            'after-all',
-            'opt-barrier',
-        ),
-        *('tuple', 'get-tuple-element', 'bitcast', 'while', 'conditional', 'call'),
-    )
+    {
+        'parameter',
+        'constant',
+        'iota',
+        'partition-id',
+        'replica-id',
+        'after-all',
+        'opt-barrier',
+        'tuple',
+        'get-tuple-element',
+        'bitcast',
+        'while',
+        'conditional',
+        'call',
+    }
 )
 
 

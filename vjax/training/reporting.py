@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,20 @@ def _full_disk_as_oserror(path: Path) -> Iterator[None]:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from error
 
 
-def environment() -> dict[str, Any]:
-    """Versions, devices and the source's git revision: what a number depends on beside its config."""
+def versions(packages: Iterable[str]) -> dict[str, str | None]:
+    """Of packages; None of one that is not installed."""
 
     def version(package):
         try:
             return importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             return None
+
+    return {package: version(package) for package in packages}
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and the source's git revision: what a number depends on beside its config."""
 
     def git(*args):
         try:
@@ -90,7 +96,7 @@ def environment() -> dict[str, Any]:
     return {
         'python': sys.version.split()[0],
         'platform': platform.platform(),
-        'packages': {package: version(package) for package in PACKAGES},
+        'packages': versions(PACKAGES),
         'devices': [f'{d.platform}: {d.device_kind}' for d in jax.local_devices()],
         'num_devices': jax.device_count(),
         'num_processes': jax.process_count(),

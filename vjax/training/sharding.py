@@ -15,7 +15,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vjax.axes import AXES, BATCH_AXES, TIME_AXIS
+from vjax.axes import AXES, TIME_AXIS, num_parts, present
 from vjax.errors import UserError
 from vjax.training import rules
 
@@ -76,7 +76,7 @@ def check_batch(mesh: Mesh, batch_size: int, microbatches: int, key: str) -> Non
     Raises:
         UserError: naming the `key` that the batch size was set by.
     """
-    splits = math.prod(mesh.shape[axis] for axis in _batch_axes(mesh))
+    splits = num_parts(mesh)
     share = splits * microbatches
     if batch_size % share:
         parts = f'{splits} devices' + f' x {microbatches} microbatches' * (microbatches > 1)
@@ -108,15 +108,6 @@ def check_time(mesh: Mesh, model: Any, clip_shape: tuple[int, ...]) -> None:
         )
 
 
-def _batch_axes(mesh: Mesh) -> tuple[str, ...]:
-    return tuple(axis for axis in BATCH_AXES if axis in mesh.shape)
-
-
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Arrays split on their leading axis."""
-    return NamedSharding(mesh, P(_batch_axes(mesh)))
-
-
 def part_of_batch(mesh: Mesh) -> tuple[int, int]:
     """Which of how many equal parts of every batch this process reads: what its devices hold.
 
@@ -125,8 +116,9 @@ def part_of_batch(mesh: Mesh) -> tuple[int, int]:
     Raises:
         UserError: the mesh spreads this process's devices over several places of the batch.
     """
-    num = math.prod(mesh.shape[axis] for axis in _batch_axes(mesh))
-    slices = batch_sharding(mesh).addressable_devices_indices_map((num,)).values()
+    num = num_parts(mesh)
+    where = NamedSharding(mesh, P(present(mesh)))
+    slices = where.addressable_devices_indices_map((num,)).values()
     rows = sorted({rows.start or 0 for (rows,) in slices})
     if rows != list(range(rows[0], rows[0] + len(rows))) or num % len(rows) or rows[0] % len(rows):
         raise UserError(
@@ -229,7 +221,7 @@ def optimizer_shardings(
 
 def array_sharding(mesh: Mesh, name: str, ndim: int) -> NamedSharding:
     """Where the array `name` of a batch lives: frames are split over `time` where the mesh has it."""
-    spec = [_batch_axes(mesh)]
+    spec = [present(mesh)]
     if name == 'video' and TIME_AXIS in mesh.shape:
         spec += [None] * (ndim - 5) + [TIME_AXIS]  # After the views, in evaluation.
     return NamedSharding(mesh, P(*spec))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from vjax.axes import BATCH_AXES
+from vjax.axes import present
 from vjax.data.augment.colors import jitter_colors
 from vjax.data.augment.crop import resample
 from vjax.data.augment.erasing import erase
@@ -91,5 +91,5 @@ def one_by_one(function: Callable) -> Callable:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return share
-    spec = PartitionSpec(tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names))
+    spec = PartitionSpec(present(mesh))
     return jax.shard_map(share, in_specs=spec, out_specs=spec)
