@@ -2,7 +2,6 @@
 
 import json
 import signal
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -52,7 +51,7 @@ def image_file(tmp_path_factory):
     return path
 
 
-def test_a_converted_run_is_the_run(trained, tmp_path):
+def test_a_converted_run_is_the_run(trained, digits, tmp_path):
     report = convert(str(trained), tmp_path / 'out')
     run, converted = runs.load_run(trained), runs.load_run(tmp_path / 'out')
     jax.tree.map(np.testing.assert_array_equal, run.params, converted.params)
@@ -67,10 +66,11 @@ def test_a_converted_run_is_the_run(trained, tmp_path):
     assert [again[key] for key in ('top1', 'loss', 'num_videos')] == [
         scores[key] for key in ('top1', 'loss', 'num_videos')
     ]
-    [answer] = predict(tmp_path / 'out', [next((Path(trained) / '..').resolve().rglob('*.mp4'))])
+    [answer] = predict(tmp_path / 'out', [next((digits.parent / 'videos').rglob('*.mp4'))])
     assert {entry['label'] for entry in answer['top']} <= set(MOTIONS)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_an_image_model(image_file, digits, tmp_path):
     settings = config(digits, f'init_from=vit:{image_file}', 'optimizer.learning_rate=0.0')
     train(settings, tmp_path)
@@ -85,6 +85,7 @@ def test_training_goes_on_from_an_image_model(image_file, digits, tmp_path):
     assert not np.any(params['head/logits/kernel'])
 
 
+@pytest.mark.slow
 def test_a_conversion_left_without_classifier_is_not_evaluated_but_started_from(
     image_file, digits, tmp_path
 ):

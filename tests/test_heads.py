@@ -247,6 +247,7 @@ def test_a_prediction_names_the_best_combinations_and_each_heads_classes(
     )
 
 
+@pytest.mark.slow
 def test_the_sigmoid_loss_trains_and_scores_each_class_alone(two_heads, tmp_path):
     videos, dataset = two_heads
     scores = train(

@@ -14,6 +14,8 @@ from vjax.prepare import prepare
 from vjax.train import train
 from vjax.training import runs
 
+pytestmark = pytest.mark.slow  # A training and two evaluations.
+
 CLASSES = ('stripes, lying', 'stripes, standing')
 
 

@@ -106,6 +106,7 @@ def test_a_prediction_gives_each_class_a_probability_of_its_own(workdir, videos)
     assert sum(entry['score'] for entry in result['top']) > 2
 
 
+@pytest.mark.slow
 def test_a_converted_run_keeps_its_kind(workdir, tmp_path):
     convert(str(workdir), tmp_path / 'out')
     assert runs.load_run(tmp_path / 'out').multi_label

@@ -10,6 +10,8 @@ from vjax.predict import predict
 from vjax.train import train
 from vjax.training import optimizer, runs
 
+pytestmark = pytest.mark.slow  # Three trainings.
+
 
 def load(path, dataset, *overrides):
     overrides = (f'dataset.path={dataset}', *overrides)

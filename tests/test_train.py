@@ -171,14 +171,8 @@ def test_a_config_starts_from_the_one_that_it_says(ours, theirs, depth, resized)
     assert arrays.keys() | report.left.keys() == shapes.keys()
 
 
-@pytest.mark.parametrize(
-    'attention',
-    [
-        'factorised_self_attention',
-        pytest.param('spacetime', marks=pytest.mark.slow),
-        pytest.param('average_pool', marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('attention', ['factorised_self_attention', 'spacetime', 'average_pool'])
 def test_every_attention_of_a_config_trains(attention, digits, tmp_path):
     train(tiny(digits, arg=f'tiny,attention={attention}'), tmp_path)
     assert runs.load_run(tmp_path).step == 2
@@ -269,6 +263,7 @@ def test_a_run_killed_at_a_random_moment_goes_on_exactly(digits, tmp_path):
     assert_same_run(tmp_path / 'straight', killed)
 
 
+@pytest.mark.slow
 def test_a_damaged_latest_checkpoint_is_stepped_over_and_the_run_ends_the_same(
     straight, digits, tmp_path, monkeypatch, caplog
 ):
@@ -356,8 +351,11 @@ SGD = ('optimizer.name=sgd', 'optimizer.learning_rate=0.05')
 @pytest.mark.parametrize(
     'overrides',
     [
-        pytest.param((), marks=pytest.mark.slow),
-        ('loss.mixup=0.3', 'loss.cutmix=1.0', 'augment.rand_augment=1', 'augment.erase=0.5'),
+        (),
+        pytest.param(
+            ('loss.mixup=0.3', 'loss.cutmix=1.0', 'augment.rand_augment=1', 'augment.erase=0.5'),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(('model.dropout=0.1', 'model.stochastic_depth=0.1'), marks=pytest.mark.slow),
     ],
 )
@@ -369,6 +367,7 @@ def test_eight_devices_equal_one(digits, overrides):
     assert one_report['loss'] == pytest.approx(eight_report['loss'], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_sharded_parameters_equal_replicated_ones(digits):
     one, _ = two_steps(digits, one_device(), *SGD)
     mesh = sharding.make_mesh({'data': 8})
@@ -491,6 +490,7 @@ def test_evaluation_does_not_depend_on_the_batch_size(straight):
     assert saved['split'] == 'test'
 
 
+@pytest.mark.slow
 def test_the_moving_average_is_what_is_evaluated(digits, tmp_path):
     train(six_steps(digits, 'ema=0.5'), tmp_path)
     run = runs.load_run(tmp_path)

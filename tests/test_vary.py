@@ -26,6 +26,8 @@ from vjax.training import assembly, runs
 from vjax.training.losses import Classification
 from vjax.training.step import draw, init_state, make_train_step
 
+pytestmark = pytest.mark.slow  # Training on several grids compiles each of them.
+
 GRIDS = ((1, 1), (2, 2))
 
 
@@ -63,7 +65,6 @@ def test_draws_are_uniform_and_differ_between_seeds():
     assert [draw(0, step, 4) for step in range(20)] != [draw(1, step, 4) for step in range(20)]
 
 
-@pytest.mark.slow
 def test_each_step_is_the_one_of_its_grid(varied, digits, tmp_path):
     """The first step with each grid alone is the first step of the run that drew it."""
     first = GRIDS[draw(0, 1, 2)]
