@@ -15,6 +15,7 @@ import pytest
 
 from vjax.errors import UserError
 from vjax.training import processes, runs
+from vjax.training.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[1]
 # Plain SGD: Adam turns rounding in a gradient near zero into a whole step.
@@ -77,9 +78,16 @@ def assert_same_params(one, other, tolerance):
 
 
 def test_two_processes_train_as_one(digits, tmp_path):
-    for count in (1, 2):
-        codes, said = ended(start(count, tmp_path / f'{count}', digits, num_steps=4))
+    # The second run also saves whenever the clock of the first process says so: after every other step,
+    # because the others have to hear of it.
+    saves = {
+        1: (),
+        2: ('checkpoint.every=100', 'checkpoint.minutes=1e-6', 'checkpoint.keep_last=9'),
+    }
+    for count, settings in saves.items():
+        codes, said = ended(start(count, tmp_path / f'{count}', digits, *settings, num_steps=4))
         assert codes == [0] * count, said
+    assert Checkpoints(tmp_path / '2').steps == [2, 4]
     assert losses(tmp_path / '2') == pytest.approx(losses(tmp_path / '1'), abs=1e-5)
     assert_same_params(tmp_path / '1', tmp_path / '2', 1e-6)
     assert said[1] == ''  # The first speaks for all.

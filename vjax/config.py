@@ -85,6 +85,7 @@ KEYS = {
     },
     'checkpoint': {
         'every': 'steps',
+        'minutes': 'saves as well when so many have passed since the last time; 0 never',
         'keep_last': 'number of latest checkpoints kept',
         'keep_best': 'number of checkpoints kept for their validation top-1, or mAP on multi-label data',
     },
@@ -113,6 +114,7 @@ RANGES = {
     'eval.every': (0, math.inf),
     'eval.batch_size': (1, math.inf),
     'checkpoint.every': (1, math.inf),
+    'checkpoint.minutes': (0, math.inf),
     'checkpoint.keep_last': (1, math.inf),
     'checkpoint.keep_best': (0, math.inf),
 }

@@ -94,7 +94,7 @@ def base() -> ConfigDict:
                 mesh=dict(data=-1, fsdp=1, time=1, tensor=1), preset='replicated', parameters=()
             ),
             eval=dict(every=1000, views='1x1', batch_size=64),
-            checkpoint=dict(every=1000, keep_last=2, keep_best=1),
+            checkpoint=dict(every=1000, minutes=30.0, keep_last=2, keep_best=1),
         )
     )
 

@@ -146,7 +146,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
             for number, batch in enumerate(batches, start_step + 1):
                 train_step = assembly.steps[draw(config.seed, number, len(assembly.steps))]
                 state, report = train_step(state, sharding.to_devices(batch, mesh))
-                last, stop = number == config.num_steps, agreement.after_step()
+                last = number == config.num_steps
+                due = 0 < config.checkpoint.minutes <= checkpoints.minutes_since_save
+                stop, overdue = agreement.after_step(due)
                 if unread:
                     raise_if_not_finite(unread[1], checkpoints)
                     progress.training(*unread)
@@ -155,7 +157,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
                     unread = number, report
 
                 evaluates = validates and (last or number % config.eval.every == 0)
-                saves = last or stop or number % config.checkpoint.every == 0
+                saves = last or stop or overdue or number % config.checkpoint.every == 0
                 if evaluates or saves:
                     # Nothing is scored or saved before it is known to be finite.
                     raise_if_not_finite(report, checkpoints)

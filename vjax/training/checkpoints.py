@@ -5,6 +5,7 @@ import logging
 import math
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,7 @@ class Checkpoints:
                 a reader, a running trainer's save looks the same.
         """
         policies = ocp.training.preservation_policies
+        self._last_save = time.monotonic()
         self.directory = Path(workdir).absolute() / 'checkpoints'
         self._checkpointer = ocp.training.Checkpointer(
             self.directory,
@@ -76,6 +78,11 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, oldest first."""
         return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+
+    @property
+    def minutes_since_save(self) -> float:
+        """Since the last save began, or since they were opened."""
+        return (time.monotonic() - self._last_save) / 60
 
     def best_step(self) -> int | None:
         """The step with the best validation top-1 or mAP, the latest of equals; None if none has one."""
@@ -103,6 +110,7 @@ class Checkpoints:
         Raises:
             UserError: this or an earlier save could not be written.
         """
+        self._last_save = time.monotonic()
         items = _split(state)
         self._guard(
             self._checkpointer.save_checkpointables_async,

@@ -116,11 +116,15 @@ def together() -> Iterator[None]:
         os._exit(2 if isinstance(error, UserError) else 1)
 
 
-class Agreement:
-    """At which step all processes stop, once a signal came to any of them.
+# What a process asks for beside a signal, whose numbers are greater.
+SAVE = 1
 
-    A process alone stops at once. Several learn with every step who was asked to stop before the step
-    before: so all of them stop after the same one, and none waits for its devices.
+
+class Agreement:
+    """After which step all processes stop, once a signal came to any of them, or save.
+
+    A process alone does either at once. Several learn with every step what was asked for before the
+    step before: so all of them do it after the same one, and none waits for its devices.
     """
 
     def __init__(self, mesh: Mesh, interruption: Interruption):
@@ -131,21 +135,31 @@ class Agreement:
         self._num_devices = mesh.devices.size
         self._latest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
         self._asked = None
+        self._asks_to_save = False
 
     @property
     def at_once(self) -> signal.Signals | None:
         """The signal that this process may act on by itself, in the middle of something."""
         return self._interruption.signal if self._alone else None
 
-    def after_step(self) -> signal.Signals | None:
-        """The signal that all processes stop for after this step; to be called once in each."""
+    def after_step(self, due: bool) -> tuple[signal.Signals | None, bool]:
+        """What all processes do after this step; to be called once in each.
+
+        Args:
+            due: whether it is time to save, by the clock of this process. The first one's counts.
+
+        Returns:
+            The signal that they stop for, if any, and whether they save.
+        """
         if self._alone:
-            return self._interruption.signal
-        own = np.int32(self._interruption.signal or 0)
+            return self._interruption.signal, due
+        # What was asked for a step ago is about to be done.
+        self._asks_to_save = due and jax.process_index() == 0 and not self._asks_to_save
+        own = np.int32(self._interruption.signal or (SAVE if self._asks_to_save else 0))
         shape = (self._num_devices,)
         everybody = jax.make_array_from_callback(
             shape, self._sharding, lambda where: np.full(shape, own)[where]
         )
         before, self._asked = self._asked, self._latest(everybody)
         number = 0 if before is None else int(before)
-        return signal.Signals(number) if number else None
+        return signal.Signals(number) if number > SAVE else None, number == SAVE
