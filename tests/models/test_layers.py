@@ -144,7 +144,9 @@ def expected(case):
 
 
 @pytest.mark.parametrize(
-    'fields', [{'unroll': True}, {'remat': 'dots'}, {'remat': 'full'}], ids=str
+    'fields',
+    [{'unroll': True}, {'remat': 'dots'}, {'remat': 'full'}, {'remat': 'offload'}],
+    ids=str,
 )
 def test_neither_unrolling_nor_remat_changes_values_or_gradients(case, expected, fields):
     jax.tree.map(

@@ -38,7 +38,7 @@ def test_classifiers(classifier, rows, random_params):
         ({}, (2, 8, 8, 3), 'takes images'),
         ({'num_heads': 3}, (8, 8, 3), 'num_heads=3 does not divide width=8'),
         ({'classifier': 'gab'}, (8, 8, 3), "not one of token, gap, map; did you mean 'gap'"),
-        ({'remat': 'all'}, (8, 8, 3), "remat='all' is not one of none, dots, full"),
+        ({'remat': 'all'}, (8, 8, 3), "remat='all' is not one of none, dots, full, offload"),
         ({'dtype': 'float16'}, (8, 8, 3), "dtype='float16' is not one of float32, bfloat16"),
         ({'stochastic_depth': 1.0}, (8, 8, 3), r'stochastic_depth=1\.0 is not a rate'),
     ],

@@ -293,7 +293,8 @@ class Encoder(nn.Module):
       dropout: Rate after the position embedding, after attention, and in the MLPs.
       attention_dropout: Rate on attention weights.
       stochastic_depth: Rate of dropping a branch of the last block; rates grow linearly from 0.
-      remat: What the backward pass computes again: 'none', 'dots' (all but matmuls) or 'full'.
+      remat: What the backward pass computes again: 'none', 'dots' (all but matmuls), 'offload' (the
+        same, and matmuls' results wait in the host's memory) or 'full'.
       unroll: Blocks per step of the scan, True for all. Changes speed and costs' counting alone.
       dtype: What the blocks compute in: 'float32' or 'bfloat16'.
       gelu: 'tanh', the approximation that all published JAX models were trained with, or 'erf', exact.

@@ -17,6 +17,8 @@ from vjax.axes import BATCH_AXES, TIME_AXIS, present
 REMAT_POLICIES = {
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # Keep matmuls' results.
     'full': jax.checkpoint_policies.nothing_saveable,  # Keep only the input of each block.
+    # Keep matmuls' results in the host's memory until the backward pass wants them.
+    'offload': jax.checkpoint_policies.offload_dot_with_no_batch_dims('device', 'pinned_host'),
 }
 _apart = contextvars.ContextVar('frames_apart', default=False)
 
@@ -65,7 +67,8 @@ def scan_blocks(
       carry: Tokens [batch, tokens, dim], or a pytree of such.
       rates: Stochastic depth's rate in each layer; None is handed on where all are 0.
       train: Handed on.
-      remat: What the backward pass computes again: 'none', 'dots' (all but matmuls) or 'full'.
+      remat: What the backward pass computes again: 'none', 'dots' (all but matmuls), 'offload' (the
+        same, and matmuls' results wait on the host) or 'full'.
       unroll: Layers per step of the scan, True for all.
     """
     if not len(rates):

@@ -123,6 +123,8 @@ def activations_of_a_clip(assembly: Assembly, config: ml_collections.ConfigDict)
     kept = _kept(model, assembly.shapes, config)
     if getattr(model, 'remat', 'none') == 'none':
         return kept
+    if model.remat == 'offload':  # What it keeps beyond blocks' inputs is on the host.
+        kept = _kept(model.clone(remat='full'), assembly.shapes, config)
     depth = model.depth if hasattr(model, 'depth') else max(model.depths)
     return kept + (_kept(model.clone(remat='none'), assembly.shapes, config) - kept) // depth
 
