@@ -228,10 +228,16 @@ def test_parameters_that_could_be_split_and_are_not_are_named(tiny, monkeypatch)
 
 def test_gathered_activations_are_named_and_gathered_parameters_are_not(tiny, monkeypatch):
     monkeypatch.setattr(checks, 'LARGE', 2**10)
-    compiled = assembled(tiny[0])
+    split = assembled(tiny[0])  # Its parameters are.
+    whole = assembled(cli.load_config(TINY, []))
     kernel = 'f32[1,64,256]{2,1,0}'  # Of one layer's MLP.
-    tokens = 'f32[8,5,64]{2,1,0}'
-    for shape, expected in ((kernel, 0), (tokens, 1)):
+    few_tokens, many_tokens = 'f32[8,5,64]{2,1,0}', 'f32[512,5,64]{2,1,0}'
+    for compiled, shape, expected in (
+        (split, kernel, 0),
+        (split, few_tokens, 0),  # Smaller than the kernel that would be gathered instead.
+        (split, many_tokens, 1),
+        (whole, few_tokens, 1),
+    ):
         program = hlo.Program(
             'ENTRY %main (a: f32[8]) -> f32[8] {\n'
             '  %a = f32[8]{0} parameter(0)\n'

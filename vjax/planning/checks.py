@@ -36,19 +36,23 @@ def replicated_parameters(compiled: Compiled) -> list[str]:
 def gathered_activations(compiled: Compiled, program: hlo.Program) -> list[str]:
     """A sentence if arrays that are no parameters are gathered on chips.
 
-    A gathered parameter has the elements of one, or of one layer of it, whatever its shape by then.
+    A gathered parameter has the elements of one, or of one layer of it, whatever its shape by then. A
+    product of tokens and a split parameter gathers the smaller of the two: so tokens that are smaller
+    than the largest parameter of a layer are as they should be.
     """
     tensor = compiled.mesh.shape.get(TENSOR_AXIS, 1)
-    known = set()
-    for leaf in jax.tree.leaves(compiled.assembly.shapes):
-        sizes = [leaf.size, leaf.size // leaf.shape[0] if leaf.shape else 1]
-        known.update(size // part for size in sizes for part in {1, tensor})
+    known, largest = set(), 0
+    for leaf in jax.tree.leaves(compiled.assembly.abstract.params):
+        of_a_layer = leaf.size // leaf.shape[0] if leaf.shape else 1
+        known.update(size // part for size in (leaf.size, of_a_layer) for part in {1, tensor})
+        if not leaf.sharding.is_fully_replicated:
+            largest = max(largest, of_a_layer)
     found: dict[str, int] = {}
     for kind, one in hlo.each_collective(program):
         if kind != 'all-gather':
             continue
         for shape in one.shapes:
-            if shape.bytes > LARGE and shape.size not in known:
+            if shape.bytes > LARGE and shape.size > largest and shape.size not in known:
                 name = f'{shape.dtype}[{",".join(map(str, shape.dims))}]'
                 found[name] = found.get(name, 0) + one.count
     if not found:
