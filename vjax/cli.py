@@ -18,7 +18,6 @@ keeps its traceback and exits with 1. Importing this module imports neither Tens
 """
 
 import argparse
-import errno
 import logging
 import os
 import pathlib
@@ -30,7 +29,7 @@ from collections.abc import Callable, Sequence
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from vjax import override
+from vjax import errors, override
 from vjax.errors import UserError
 from vjax.override import PREFIX, sentence
 
@@ -49,8 +48,6 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     try:
         code = main(sys.argv[1:]) or 0
         sys.stdout.flush()
-    except UserError as error:
-        code = _complain(str(error))
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         code = 130
@@ -58,25 +55,13 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         # The reader of our output (`| head`) has left; Python must not complain at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            code = _complain(full_disk(error.filename))
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
-            code = _complain(f'cannot read or write {error.filename}: {error.strerror}.')
-        else:
+    except Exception as error:
+        said = errors.explanation(error)
+        if said is None:
             raise
+        print(f'error: {said}', file=sys.stderr)
+        code = 2
     sys.exit(code)
-
-
-def full_disk(filename: str | os.PathLike | None) -> str:
-    """The sentence for a full disk, with the file that did not fit where it is known."""
-    what = f'could not write {os.fspath(filename)}' if filename else 'a file could not be written'
-    return f'the disk is full: {what}; free some space and run the same command again.'
-
-
-def _complain(sentence: str) -> int:
-    print(f'error: {sentence}', file=sys.stderr)
-    return 2
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

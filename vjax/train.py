@@ -136,7 +136,13 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         scores = None
         unread = None  # The latest report, read when the next step is already on its way.
         stop = None
-        with Interruption() as interruption, closing(metrics_log), closing(checkpoints):
+        with (
+            Interruption() as interruption,
+            closing(metrics_log),
+            closing(checkpoints),
+            # Innermost, because what has failed here must not wait for the others to close.
+            processes.together(),
+        ):
             agreement = processes.Agreement(mesh, interruption)
             if owes_evaluation:
                 scores = validate(state, start_step)

@@ -5,7 +5,6 @@ from collections.abc import Collection
 from typing import Any
 
 from vjax.errors import UserError
-from vjax.models.scan import REMAT_POLICIES
 
 
 def suggestion(value: str, choices: Collection[str]) -> str:
@@ -126,7 +125,7 @@ def check_options(model: Any, classifiers: Collection[str]) -> None:
 
 def check_computation(model: Any) -> None:
     """The checks of how a model is computed, and of its rates."""
-    check_choice('remat', model.remat, ('none', *REMAT_POLICIES))
+    check_choice('remat', model.remat, ('none', 'dots', 'full', 'offload'))
     check_choice('dtype', model.dtype, ('float32', 'bfloat16'))
     check_choice('gelu', model.gelu, ('tanh', 'erf'))
     if not model.norm_epsilon > 0:

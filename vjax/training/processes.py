@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vjax import errors
 from vjax.errors import UserError
 from vjax.training.interruption import Interruption
 
@@ -101,8 +102,9 @@ def together() -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         number = f'process {jax.process_index()} of {jax.process_count()}'
-        if isinstance(error, UserError):
-            print(f'error: {number}: {error}', file=sys.stderr)
+        said = errors.explanation(error)
+        if said is not None:
+            print(f'error: {number}: {said}', file=sys.stderr)
         elif isinstance(error, jax.errors.JaxRuntimeError):
             first = str(error).splitlines()[0]
             print(
@@ -113,7 +115,7 @@ def together() -> Iterator[None]:
         else:
             traceback.print_exc()
         sys.stderr.flush()
-        os._exit(2 if isinstance(error, UserError) else 1)
+        os._exit(1 if said is None else 2)
 
 
 # What a process asks for beside a signal, whose numbers are greater.
