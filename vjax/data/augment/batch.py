@@ -82,7 +82,7 @@ def one_by_one(function: Callable) -> Callable:
 
     Under `vmap` a `switch` would compute all of its branches; a loop over a batch that is split over
     devices would send all of it to each of them. Hence a loop over each device's share, on the axes
-    `data` and `fsdp` of the mesh that is set (`jax.set_mesh`).
+    `data` and `fsdp` of the mesh that is set (`jax.set_mesh`); frames stay split over `time`.
     """
 
     def share(*arrays):
@@ -91,5 +91,6 @@ def one_by_one(function: Callable) -> Callable:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return share
-    spec = PartitionSpec(present(mesh))
-    return jax.shard_map(share, in_specs=spec, out_specs=spec)
+    axes = present(mesh)
+    spec = PartitionSpec(axes)
+    return jax.shard_map(share, in_specs=spec, out_specs=spec, axis_names=set(axes))
