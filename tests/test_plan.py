@@ -16,7 +16,13 @@ from jax.sharding import PartitionSpec as P
 from vjax import cli, plan
 from vjax.errors import UserError
 from vjax.planning import cache, checks, estimate, hlo, sweep, topology
-from vjax.planning.compiled import Compiled, abstract_batch, activations_of_a_clip, short_of_memory
+from vjax.planning.compiled import (
+    Compiled,
+    abstract_batch,
+    activations_of_a_clip,
+    short_of_memory,
+    tiled_size,
+)
 from vjax.training import sharding
 from vjax.training.assembly import assemble
 
@@ -190,6 +196,22 @@ def test_what_is_computed_again_is_not_kept():
         return activations_of_a_clip(assembled(config).assembly, config)
 
     assert kept('none') > kept('dots') > kept('full')
+
+
+@pytest.mark.parametrize(
+    ('shape', 'elements'),
+    [
+        ((16, 256), 16 * 256),
+        ((256, 16), 256 * 16),  # The other way round it fits.
+        ((12, 25, 25), 12 * 32 * 128),
+        ((64, 12, 25, 196), 64 * 12 * 25 * 256),
+        ((7,), 7),
+        ((), 1),
+    ],
+)
+def test_arrays_take_whole_tiles(shape, elements):
+    assert tiled_size(shape, (8, 128)) == elements
+    assert tiled_size(shape, (1, 1)) == math.prod(shape)
 
 
 def test_a_chip_computes_its_share_three_times_the_forward_pass(tiny):

@@ -1,5 +1,6 @@
 """The training step of a config, compiled for devices that need not be there."""
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -112,24 +113,45 @@ def bytes_on_a_chip(tree: Any) -> int:
     )
 
 
-def activations_of_a_clip(assembly: Assembly, config: ml_collections.ConfigDict) -> int:
+def activations_of_a_clip(
+    assembly: Assembly,
+    config: ml_collections.ConfigDict,
+    num_clips: int = 1,
+    tile: tuple[int, int] = (1, 1),
+) -> float:
     """Bytes of one clip that a step cannot do without at its fullest moment, before the compiler.
 
     They are what differentiation keeps of the forward pass by the remat policy, and, where there is
-    one, what it computes again in one layer. Counted as what the passes of two clips keep more than
-    those of one, so that parameters do not count.
+    one, what it computes again in one layer. Counted as what the passes of twice as many clips keep
+    more, so that parameters do not count.
+
+    Args:
+        assembly: model and shapes.
+        config: of the clips.
+        num_clips: on a chip; together they may fill tiles better.
+        tile: of the chip; an array is taken to lie in the order of axes that wastes least.
     """
     model = assembly.model
-    kept = _kept(model, assembly.shapes, config)
+
+    def kept_by(model):
+        return _kept(model, assembly.shapes, config, num_clips, tile)
+
+    kept = kept_by(model)
     if getattr(model, 'remat', 'none') == 'none':
         return kept
     if model.remat == 'offload':  # What it keeps beyond blocks' inputs is on the host.
-        kept = _kept(model.clone(remat='full'), assembly.shapes, config)
+        kept = kept_by(model.clone(remat='full'))
     depth = model.depth if hasattr(model, 'depth') else max(model.depths)
-    return kept + (_kept(model.clone(remat='none'), assembly.shapes, config) - kept) // depth
+    return kept + (kept_by(model.clone(remat='none')) - kept) / depth
 
 
-def _kept(model: Any, params: Any, config: ml_collections.ConfigDict) -> int:
+def _kept(
+    model: Any,
+    params: Any,
+    config: ml_collections.ConfigDict,
+    num_clips: int,
+    tile: tuple[int, int],
+) -> float:
     def by(num_clips):
         def residuals(params, video):
             def forward(params):
@@ -143,9 +165,21 @@ def _kept(model: Any, params: Any, config: ml_collections.ConfigDict) -> int:
 
         video = jax.ShapeDtypeStruct((num_clips, *configs.clip_shape(config)), jnp.float32)
         saved = jax.eval_shape(residuals, params, video)
-        return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(saved))
+        return sum(
+            tiled_size(leaf.shape, tile) * leaf.dtype.itemsize for leaf in jax.tree.leaves(saved)
+        )
 
-    return by(2) - by(1)
+    return (by(2 * num_clips) - by(num_clips)) / num_clips
+
+
+def tiled_size(shape: Sequence[int], tile: tuple[int, int]) -> int:
+    """Elements that an array takes in whole tiles, with those two axes innermost that waste least."""
+    rows, columns = tile
+    padded = [
+        (-(-row // rows) * rows) * (-(-column // columns) * columns) / (row * column)
+        for row, column in itertools.permutations(shape, 2)
+    ]
+    return round(math.prod(shape) * min(padded, default=1))
 
 
 def state_bytes(state: State) -> dict[str, int]:

@@ -208,7 +208,8 @@ def _memory(
     state, batch = state_bytes(compiled.assembly.abstract), bytes_on_a_chip(compiled.batch)
     splits = num_parts(compiled.mesh, (*BATCH_AXES, TIME_AXIS))
     clips = config.batch_size / config.accumulate / splits
-    activations = round(clips * activations_of_a_clip(compiled.assembly, config))
+    a_clip = activations_of_a_clip(compiled.assembly, config, max(1, int(clips)), chip.tile)
+    activations = round(clips * a_clip)
     if compiled.step is None:
         temporaries = compiled.temporaries
         peak, fits = sum(state.values()) + batch + temporaries, False

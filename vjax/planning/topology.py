@@ -28,6 +28,7 @@ class Chip:
         interconnect: bytes/s that it sends, and as many that it receives, over all of its links.
         dimensions: of a slice's topology.
         accelerator: the prefix of its accelerator type.
+        tile: rows and columns; of an array's last two axes, in any order, whole tiles are stored.
     """
 
     name: str
@@ -37,17 +38,20 @@ class Chip:
     interconnect: float | None = None
     dimensions: int = 0
     accelerator: str = ''
+    tile: tuple[int, int] = (1, 1)
 
 
 # Memory, peak and interconnect (half of the bidirectional one): Cloud TPU's pages of v5e, v5p and v6e
 # (docs.cloud.google.com/tpu/docs), whose GB of HBM are GiB. Clocks are the peak over the FLOPs of a
 # cycle: on v5e and v5p 4 and 8 MXUs of 128 x 128 by the same pages, hence the 1.50 and 1.75 GHz of part 2
 # of 'How to Scale Your Model' (jax-ml.github.io/scaling-book). On v6e 2 ** 19, twice what its page's MXUs
-# give: by the compiler's cycles, a product of 4096 x 4096 matrices has 4.6e5 in each.
+# give: by the compiler's cycles, a product of 4096 x 4096 matrices has 4.6e5 in each. Tiles: the layouts
+# T(8,128) of compiled programs.
+TILE = (8, 128)
 CHIPS = {
-    'v5e': Chip('v5e', 16 * 2**30, 197e12, 1.5e9, 200e9, 2, 'v5litepod'),
-    'v5p': Chip('v5p', 95 * 2**30, 459e12, 1.75e9, 600e9, 3, 'v5p'),
-    'v6e': Chip('v6e', 32 * 2**30, 918e12, 1.75e9, 400e9, 2, 'v6e'),
+    'v5e': Chip('v5e', 16 * 2**30, 197e12, 1.5e9, 200e9, 2, 'v5litepod', TILE),
+    'v5p': Chip('v5p', 95 * 2**30, 459e12, 1.75e9, 600e9, 3, 'v5p', TILE),
+    'v6e': Chip('v6e', 32 * 2**30, 918e12, 1.75e9, 400e9, 2, 'v6e', TILE),
 }
 
 
