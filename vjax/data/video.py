@@ -69,7 +69,7 @@ _BEGINS_LATE = 'the segment begins at {:.2f} s, after the last frame of the vide
 _FRAME_NAME = re.compile(r'(?!\.).*?(\d+)\.(?:jpe?g|png)', re.IGNORECASE | re.DOTALL)
 _ROUNDING = 1e-6  # Seconds: of times in binary fractions.
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
-_DEFAULT_FPS = 25.0
+DEFAULT_FPS = 25.0  # Of a video that does not say.
 # Images by their first bytes, and the demuxers that are given these and never see a name.
 _STILL_FORMATS = {b'\xff\xd8\xff': 'jpeg_pipe', b'\x89PNG\r\n\x1a\n': 'png_pipe'}
 _MAX_STILL_BYTES = 2**27  # Two for each of the most pixels.
@@ -130,23 +130,7 @@ def decode(
     convert = convert or (lambda frame: frame)
     if isinstance(path, str | os.PathLike) and os.path.isdir(path):
         return _decode_folder(path, (start, end), fps, short_side, limits, convert)
-    try:
-        if isinstance(path, str | os.PathLike):
-            _check_file(path)
-            with open(path, 'rb') as file:
-                container = _open_still(file, limits)
-            # With the protocol named, no file name is taken for a URL.
-            path = f'file:{os.path.abspath(path)}'
-        else:
-            container = _open_still(path, limits)
-        if container is None:
-            container = av.open(
-                path,
-                options={'protocol_whitelist': 'file', 'format_whitelist': _allowed_formats()},
-            )
-    except (av.FFmpegError, ValueError, OSError) as error:
-        raise BadVideo(f'not a video: {_reason(error)}') from error
-    with container:
+    with open_file(path, limits) as container:
         return _decode(container, (start, end), short_side, limits, convert)
 
 
@@ -218,9 +202,36 @@ def _allowed_formats() -> str:
     return ','.join(sorted(names - _REFUSED_FORMATS))
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """FFmpeg's words for an error, without the file's name."""
     return str(getattr(error, 'strerror', None) or error or type(error).__name__)
+
+
+def open_file(
+    path: str | os.PathLike | BinaryIO, limits: Limits = Limits()
+) -> av.container.InputContainer:
+    """The container of a video or image file; `path` is a path or a seekable binary file.
+
+    Raises:
+      BadVideo: no such file, or none that is a video.
+    """
+    try:
+        if isinstance(path, str | os.PathLike):
+            _check_file(path)
+            with open(path, 'rb') as file:
+                container = _open_still(file, limits)
+            # With the protocol named, no file name is taken for a URL.
+            path = f'file:{os.path.abspath(path)}'
+        else:
+            container = _open_still(path, limits)
+        return container or av.open(path, options=safe_options())
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise BadVideo(f'not a video: {reason(error)}') from error
+
+
+def safe_options() -> dict[str, str]:
+    """FFmpeg's options by which a file opens no other file and no connection."""
+    return {'protocol_whitelist': 'file', 'format_whitelist': _allowed_formats()}
 
 
 # --- Still images. ---
@@ -287,7 +298,7 @@ def _decode_folder(path, segment, fps, short_side, limits, convert) -> Video:
                 size = stream.height, stream.width
                 film = _decode(container, _WHOLE, short_side, limits, convert)
         except (BadVideo, av.FFmpegError, ValueError, OSError) as error:
-            raise BadVideo(f'frame {name}: {_reason(error)}') from error
+            raise BadVideo(f'frame {name}: {reason(error)}') from error
         frames += film.frames
     if film is None:
         raise BadVideo('no frames: the segment is shorter than one')
@@ -299,7 +310,7 @@ def _frame_names(path: str | os.PathLike) -> list[str]:
     try:
         found = [_FRAME_NAME.fullmatch(name) for name in os.listdir(path)]
     except OSError as error:
-        raise BadVideo(f'not readable: {_reason(error)}') from error
+        raise BadVideo(f'not readable: {reason(error)}') from error
     numbered = sorted((int(match[1]), match[0]) for match in found if match)
     if not numbered:
         raise BadVideo('a folder without frames: no numbered JPEG or PNG images in it')
@@ -315,7 +326,12 @@ def _frame_names(path: str | os.PathLike) -> list[str]:
 # --- Decoding. ---
 
 
-def _decode(container, segment, short_side, limits, convert) -> Video:
+def video_stream(container: av.container.InputContainer, limits: Limits) -> av.VideoStream:
+    """The video of a container, with a decoder that is set to its limits.
+
+    Raises:
+      BadVideo: there is none, or no decoder for it, or it promises to be too large.
+    """
     streams = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
     if not streams:
         raise BadVideo('no video stream')
@@ -328,16 +344,52 @@ def _decode(container, segment, short_side, limits, convert) -> Video:
     width, height = stream.codec_context.width, stream.codec_context.height  # As promised.
     if width * height > limits.max_pixels:
         raise BadVideo(f'too large: {width} x {height} pixels')
-    # A still is not turned: to PyAV, the side data of a frame with EXIF is an error.
-    still = container.format.name in _STILL_FORMATS.values()
-    if still:
+    if _is_still(container):
         # Without this the decoder makes up what is missing.
         stream.codec_context.options |= {'err_detect': 'crccheck+explode'}
+    return stream
 
+
+class Pictures:
+    """Makes RGB arrays of the frames of one video, all of them as large as the first one.
+
+    Attributes:
+      height, width: of the arrays, in pixels; None before the first frame.
+    """
+
+    height: int | None = None
+    width: int | None = None
+
+    def __init__(
+        self, container: av.container.InputContainer, short_side: int | None, limits: Limits
+    ) -> None:
+        self._still = _is_still(container)
+        self._short_side, self._limits = short_side, limits
+
+    def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, 'height width 3']:
+        """The frame resized and turned; raises BadVideo if it is too large."""
+        if frame.width * frame.height > self._limits.max_pixels:
+            raise BadVideo(f'too large: {frame.width} x {frame.height} pixels')
+        if self.height is None:
+            self._size = resized(frame.height, frame.width, self._short_side)
+            # A still is not turned: to PyAV, the side data of a frame with EXIF is an error.
+            self._turn = _unturned if self._still else _display_turn(frame)
+        image = np.ascontiguousarray(self._turn(_rgb(frame, *self._size)))
+        self.height, self.width = image.shape[:2]
+        return image
+
+
+def _is_still(container: av.container.InputContainer) -> bool:
+    return container.format.name in _STILL_FORMATS.values()
+
+
+def _decode(container, segment, short_side, limits, convert) -> Video:
+    stream = video_stream(container, limits)
+    picture = Pictures(container, short_side, limits)
     start, stop = segment
     frames, times, end = [], [], None
     over = False  # The segment is.
-    height = width = turn = origin = None
+    origin = None
     try:
         decoded = _decoded(container, stream, frames, limits)
         if segment != _WHOLE:
@@ -353,37 +405,35 @@ def _decode(container, segment, short_side, limits, convert) -> Video:
                 raise BadVideo(f'garbled: frame {len(frames)} is damaged')
             if len(frames) == limits.max_frames:
                 raise BadVideo(f'too long: more than {limits.max_frames} frames')
-            if frame.width * frame.height > limits.max_pixels:
-                raise BadVideo(f'too large: {frame.width} x {frame.height} pixels')
-            if height is None:
-                height, width = resized(frame.height, frame.width, short_side)
-                turn = _unturned if still else _display_turn(frame)
             if frame.pts is not None and frame.time_base:
                 times.append(_seconds(frame))
                 duration = float((frame.duration or 0) * frame.time_base)
                 end = max(end or times[-1], times[-1] + duration)
-            frames.append(convert(np.ascontiguousarray(turn(_rgb(frame, height, width)))))
+            frames.append(convert(picture(frame)))
     except (av.FFmpegError, ValueError, OSError) as error:
         # FFmpeg refuses sizes above its option by an invalid argument.
-        raise BadVideo(f'garbled after {len(frames)} frames: {_reason(error)}') from error
+        raise BadVideo(f'garbled after {len(frames)} frames: {reason(error)}') from error
     if not frames and start:
         raise BadVideo(_BEGINS_LATE.format(start))
     if not frames:
         raise BadVideo('no frames: the video stream is empty')
 
-    header_fps = float(stream.average_rate or stream.guessed_rate or 0) or _DEFAULT_FPS
+    header_fps = float(stream.average_rate or stream.guessed_rate or 0) or DEFAULT_FPS
     span = max(times) - min(times) if len(times) == len(frames) else 0.0
     fps = (len(frames) - 1) / span if span > 0 else header_fps
     if stop < math.inf and not over:
         _check_segment(times[-1] - origin + 1 / fps, segment, fps)
-    promised = _promised_seconds(container, stream) if segment == _WHOLE else None
-    length = max(end - _first_second(container, times), 0) if times else 0.0
-    length = max(length, span + 1 / fps)
-    if promised and promised - length > max(2 / fps, 0.05 * promised):
-        raise BadVideo(f'truncated: {length:.2f} s of the {promised:.2f} s in its header')
+    if segment == _WHOLE:
+        length = max(end - first_second(container, min(times)), 0) if times else 0.0
+        check_length(container, stream, max(length, span + 1 / fps), fps)
+    return Video(frames, fps, picture.height, picture.width)
 
-    turned_height, turned_width = turn(np.empty((height, width, 1), np.uint8)).shape[:2]
-    return Video(frames, fps, turned_height, turned_width)
+
+def check_length(container, stream: av.VideoStream, seconds: float, fps: float) -> None:
+    """Raises BadVideo if a video that lasts so long was to be longer, by its header."""
+    promised = _promised_seconds(container, stream)
+    if promised and promised - seconds > max(2 / fps, 0.05 * promised):
+        raise BadVideo(f'truncated: {seconds:.2f} s of the {promised:.2f} s in its header')
 
 
 def _check_segment(seconds: float, segment: tuple[float, float], fps: float) -> None:
@@ -431,9 +481,9 @@ def _seconds(frame: av.VideoFrame) -> float:
     return float(frame.pts * frame.time_base)
 
 
-def _first_second(container, times: list[float]) -> float:
+def first_second(container, earliest: float) -> float:
     """The time from which the duration in the header counts: Matroska's and AVI's is the last time."""
-    return min(times) if 'mov' in container.format.name.split(',') else min(0.0, *times)
+    return earliest if 'mov' in container.format.name.split(',') else min(0.0, earliest)
 
 
 def _rgb(frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
