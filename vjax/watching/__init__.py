@@ -1,0 +1,1 @@
+"""What happens when in a video: the scores of windows -> segments, and a picture of them."""
