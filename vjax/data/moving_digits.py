@@ -259,6 +259,11 @@ def render(
 ) -> tuple[UInt8[np.ndarray, 'time height width 3'], tuple[str, ...]]:
     """The frames of video `index` of a split, and its `labels`."""
     scene = draw_scene(motion_set, seed, split, index)
+    return render_scene(scene), labels(motion_set, scene)
+
+
+def render_scene(scene: Scene) -> UInt8[np.ndarray, 'time height width 3']:
+    """The frames of a scene."""
     frames = _background(scene)
     rng = np.random.default_rng(scene.seed)
     if scene.disc is not None:
@@ -267,7 +272,7 @@ def render(
         _paint(frames, opacity(digit), digit.colour.astype(np.float32))
     if scene.noise:
         frames += scene.noise * rng.standard_normal(frames.shape, np.float32)
-    return (np.clip(frames, 0, 1) * 255 + 0.5).astype(np.uint8), labels(motion_set, scene)
+    return (np.clip(frames, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _paint(frames: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> None:
