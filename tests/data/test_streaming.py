@@ -148,6 +148,14 @@ def test_what_is_damaged_is_left_out_and_said(tmp_path):
     assert frames[-1].seconds == pytest.approx(99 / FPS, abs=0.01)
 
 
+def test_a_broadcast_may_be_joined_in_the_middle(tmp_path):
+    content = encoded(pictures(100), 'mpegts')
+    frames, problem = read(through_pipe(content[len(content) // 3 // 188 * 188 :]))
+    assert problem == ''
+    assert frames[0].seconds == 0
+    assert 40 < len(frames) < 80
+
+
 def test_a_camera_that_starts_again_goes_on_in_time():
     one, other = (encoded(pictures(20), 'mpegts') for _ in range(2))
     frames, _ = read(through_pipe(one + other))

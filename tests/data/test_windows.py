@@ -1,11 +1,13 @@
 """Windows over a stream of frames: which frames, when, and how few are in memory."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vjax.data.sections import Clip
 from vjax.data.streaming import Frame
+from vjax.data.video import BadVideo
 from vjax.data.windows import windows
 
 
@@ -125,6 +127,13 @@ def test_a_window_comes_with_the_frame_behind_it():
 def test_windows_may_lie_apart():
     found = list(windows(frames_at([i / 10 for i in range(100)]), clip(4), 3.0))
     assert [w.start for w in found] == [0.0, 3.0, 6.0, 9.0, 9.6]
+
+
+def test_timestamps_that_are_nonsense_do_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr('vjax.data.windows.MOST_FRAMES', 50)
+    found = windows(frames_at([i / 1e6 for i in range(100)]), clip(4, fps=2.0))
+    with pytest.raises(BadVideo, match='more than 50 frames in the time of a clip'):
+        list(found)
 
 
 def test_no_frames_are_no_windows():

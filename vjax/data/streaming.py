@@ -101,13 +101,12 @@ class FrameStream:
         """
         self.problem = ''
         self._stopped, self._quality = stopped, jpeg_quality
-        piped = isinstance(source, int)
-        self._advice = _PIPE_ADVICE if piped else ''
+        self._piped = isinstance(source, int)
         self._container = (
-            _open_pipe(source, raw, stopped) if piped else video.open_file(source, limits)
+            _open_pipe(source, raw, stopped) if self._piped else video.open_file(source, limits)
         )
         self._stream = video.video_stream(self._container, limits)
-        if not piped:  # Every thread would hold a frame of a pipe back.
+        if not self._piped:  # Every thread would hold a frame of a pipe back.
             self._stream.codec_context.thread_type = 'AUTO'
         self._picture = video.Pictures(self._container, short_side, limits)
         rate = self._stream.average_rate or self._stream.guessed_rate
@@ -137,6 +136,8 @@ class FrameStream:
             if frame.is_corrupt:
                 self._lost.append(self._clock.now)
                 continue
+            if not number and self._piped:
+                self._lost.clear()  # Whoever listens in on a broadcast comes in the middle of a picture.
             seconds = self._clock.tick(frame)
             image = self._picture(frame)
             jpeg = video.encode_jpeg(image, self._quality)
@@ -146,7 +147,7 @@ class FrameStream:
             return
         if not number:
             problem = self.problem or self._damage() or 'no frames: the video stream is empty'
-            raise BadVideo(problem + self._advice)
+            raise BadVideo(problem + _PIPE_ADVICE * self._piped)
         self.problem = self.problem or self._damage() or self._truncation()
 
     def _decoded(self) -> Iterator[av.VideoFrame]:

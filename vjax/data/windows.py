@@ -15,6 +15,7 @@ from vjax.data import video
 from vjax.data.sections import Clip
 from vjax.data.streaming import Frame
 
+MOST_FRAMES = video.Limits().max_frames
 _ROUNDING = 1e-6  # Seconds: of times in binary fractions, as in `video`.
 
 
@@ -71,6 +72,9 @@ def windows(frames: Iterable[Frame], clip: Clip, step: float | None = None) -> I
 
     Yields:
         Windows in the order of their starts, and of their ends.
+
+    Raises:
+        BadVideo: there are more than `MOST_FRAMES` in the time of a clip: the timestamps are nonsense.
     """
     extent = Extent.of(clip)
     begins = _beginnings(extent, step)
@@ -88,6 +92,8 @@ def windows(frames: Iterable[Frame], clip: Clip, step: float | None = None) -> I
         while ring and extent.reached(ring[0], frame.number, frame.seconds):
             ring.popleft()
         ring.append(frame)
+        if len(ring) > MOST_FRAMES:
+            raise video.BadVideo(f'more than {MOST_FRAMES} frames in the time of a clip')
         if begins(frame):
             begun.append(frame)
     if not ring:
