@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ('train', 'evaluate', 'predict', 'prepare', 'describe', 'plan', 'convert', 'demo')
+COMMANDS = (
+    'train',
+    'evaluate',
+    'predict',
+    'watch',
+    'prepare',
+    'describe',
+    'plan',
+    'convert',
+    'demo',
+)
 CONFIG = '--config=configs/vivit/moving_digits.py'
 
 
@@ -45,6 +55,8 @@ def test_help_shows_how_it_is_called(command):
         ('evaluate', ('--workdir=nowhere', '--views=4'), "views '4'"),
         ('predict', ('--workdir=nowhere', 'video.mp4'), "'nowhere' is no workdir"),
         ('predict', ('--workdir=nowhere',), 'FILE'),
+        ('watch', ('--workdir=nowhere', 'video.mp4'), "'nowhere' is no workdir"),
+        ('watch', ('--workdir=nowhere', 'video.mp4', '--segments=unused/a.csv'), 'no folder'),
         ('convert', ('--source=vit', '--checkpoint=x.npz', '--out=unused'), 'needs --config'),
         ('convert', ('--source=vit', '--checkpoint=x.npz', '--out=unused', CONFIG), 'no such file'),
         ('convert', ('--source=vjax', '--checkpoint=nowhere', '--out=unused'), 'is no workdir'),

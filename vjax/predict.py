@@ -1,7 +1,8 @@
 """Predict the classes of video files: python -m vjax.predict --workdir=runs/digits my_video.mp4
 
 A file goes the way of a prepared one, in memory: decoded, resized, stored as JPEG frames, cut into
-views; so a model sees here what it saw in evaluation.
+views; so a model sees here what it saw in evaluation. What happens when in a long video, or in what a
+camera sends, is for vjax.watch to say.
 """
 
 import itertools
@@ -25,6 +26,8 @@ from vjax.training import runs
 from vjax.training.step import view_logits
 
 log = logging.getLogger('vjax.predict')  # Not __name__, which is '__main__' under -m.
+
+_FOR_LONG_ONES = 'python -m vjax.watch takes videos of any length'
 
 
 def predict(
@@ -76,16 +79,23 @@ def predict(
                 jpeg_quality=run.settings.get('jpeg_quality', video.JPEG_QUALITY),
             )
         except video.BadVideo as error:
-            yield {'path': str(file), 'error': str(error)}
+            # Whoever has a film wants to know what happens when.
+            advice = f'; {_FOR_LONG_ONES}' if isinstance(error, video.TooLong) else ''
+            yield {'path': str(file), 'error': f'{error}{advice}'}
             continue
         clips = pipeline.decode_views(film, clip=run.config.clip.to_dict(), views=views)
         scores = jax.device_get(log_probabilities(run.params, clips[None]))
-        result = {'path': str(file), 'top': best(run.classes, scores, top)}
-        if len(run.classes) > 1:
-            result['heads'] = {
-                head: best({head: names}, scores, top) for head, names in run.classes.items()
-            }
-        yield result
+        yield {'path': str(file), **answer(run.classes, scores, top)}
+
+
+def answer(
+    classes: Mapping[str, Sequence[str]], scores: Mapping[str, Float[np.ndarray, '_']], top: int
+) -> dict[str, Any]:
+    """`top` and, of several heads, `heads`, as `predict` yields them; for the arguments see `best`."""
+    result = {'top': best(classes, scores, top)}
+    if len(classes) > 1:
+        result['heads'] = {head: best({head: x}, scores, top) for head, x in classes.items()}
+    return result
 
 
 def best(

@@ -83,6 +83,10 @@ class BadVideo(Exception):
     """A file that cannot be used as a video; the message is the reason, without the file's name."""
 
 
+class TooLong(BadVideo):
+    """A video of more frames, in number or in bytes, than the limits allow."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """What a file may unfold to: frames, pixels per frame before resizing, bytes as stored."""
@@ -156,7 +160,7 @@ def to_jpeg(
         encoded = encode_jpeg(frame, jpeg_quality)
         taken += len(encoded)
         if taken > limits.max_bytes:
-            raise BadVideo(f'too large: more than {limits.max_bytes >> 20} MiB of frames')
+            raise TooLong(f'too large: more than {limits.max_bytes >> 20} MiB of frames')
         return encoded
 
     asked = {'start': start, 'end': end, 'fps': fps, 'short_side': short_side}
@@ -280,7 +284,7 @@ def _decode_folder(path, segment, fps, short_side, limits, convert) -> Video:
     last = min(len(names), math.ceil((stop - _ROUNDING) * fps)) if stop < math.inf else len(names)
     _check_segment(len(names) / fps, segment, fps)
     if last - first > limits.max_frames:
-        raise BadVideo(f'too long: more than {limits.max_frames} frames')
+        raise TooLong(f'too long: more than {limits.max_frames} frames')
     frames, size, film = [], None, None
     for name in names[first:last]:
         try:
@@ -404,7 +408,7 @@ def _decode(container, segment, short_side, limits, convert) -> Video:
             if frame.is_corrupt:
                 raise BadVideo(f'garbled: frame {len(frames)} is damaged')
             if len(frames) == limits.max_frames:
-                raise BadVideo(f'too long: more than {limits.max_frames} frames')
+                raise TooLong(f'too long: more than {limits.max_frames} frames')
             if frame.pts is not None and frame.time_base:
                 times.append(_seconds(frame))
                 duration = float((frame.duration or 0) * frame.time_base)
@@ -453,7 +457,7 @@ def _decoded(container, stream, frames: list[Any], limits: Limits) -> Iterator[a
         if packet.is_corrupt:
             raise BadVideo(f'truncated or garbled: damaged data after {len(frames)} frames')
         if index > 2 * limits.max_frames:
-            raise BadVideo(f'too long: more than {2 * limits.max_frames} packets')
+            raise TooLong(f'too long: more than {2 * limits.max_frames} packets')
         yield from packet.decode()
 
 
