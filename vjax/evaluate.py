@@ -2,13 +2,13 @@
 
 Every video of the split counts exactly once; its logits are averaged over temporal x spatial views.
 The metrics are printed and written to evaluation.json in the workdir; --predictions and --confusion
-write what was predicted for every video, and which class is taken for which.
+write what was predicted for every video, and which class is taken for which; --outputs all logits.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -17,13 +17,82 @@ from vjax import config as configs
 from vjax.data import pipeline, records, stores
 from vjax.errors import UserError
 from vjax.training import metrics, processes, reporting, runs, sharding, tables
+from vjax.training import outputs as saved_outputs
 from vjax.training.evaluation import collect
+from vjax.training.losses import Classification
 from vjax.training.step import make_eval_step
 
 log = logging.getLogger('vjax.evaluate')  # Not __name__, which is '__main__' under -m.
 
 
+class Evaluation(NamedTuple):
+    """What a checkpoint made of a split.
+
+    Attributes:
+        run: the model and its config, overridden.
+        dataset: that has the split.
+        classification: what the logits stand for.
+        outputs: for every video that could be decoded.
+        result: the metrics (see `metrics.scores`), and how they were come by.
+    """
+
+    run: runs.Run
+    dataset: records.Dataset
+    classification: Classification
+    outputs: metrics.Outputs
+    result: dict[str, Any]
+
+
 def evaluate_run(
+    workdir: str | Path,
+    *,
+    out: str | Path = '',
+    predictions: str | Path = '',
+    confusion: str | Path = '',
+    outputs: str | Path = '',
+    **how: Any,
+) -> dict[str, Any]:
+    """Evaluates a checkpoint of `workdir` and writes `evaluation.json` there, or to `out`.
+
+    Args:
+        workdir: of the run.
+        out: file to write instead of `evaluation.json` in the workdir, to keep several.
+        predictions: CSV file for the prediction of every video; see `tables.predictions`.
+        confusion: CSV file for the confusion matrix; see `tables.confusion`. Several heads have a file
+            each: 'confusion.csv' is then confusion-noun.csv and confusion-verb.csv.
+        outputs: npz file for all logits; see `vjax.training.outputs`.
+        **how: views, split and so on; see `evaluation_of`.
+
+    Returns:
+        What `evaluation.json` holds: the metrics over `num_videos` videos (see `metrics.scores`), and how
+        they were come by.
+
+    Raises:
+        UserError: there is no such run, checkpoint or split, or the classes differ, or a file is to be
+            written to a folder that is not there.
+    """
+    files = {'out': out, 'predictions': predictions, 'confusion': confusion, 'outputs': outputs}
+    for option, file in files.items():
+        # Whoever evaluates for hours should not learn it in the end.
+        if file and not Path(file).parent.is_dir():
+            raise UserError(f"--{option}='{file}': there is no folder '{Path(file).parent}'.")
+    evaluation = evaluation_of(workdir, **how)
+    run, dataset, classification, found, result = evaluation
+    if jax.process_index() == 0:
+        reporting.write_json(Path(out or Path(workdir) / 'evaluation.json'), result)
+        if predictions:
+            sources = stores.open_store(dataset, result['split']).index.names()
+            text = tables.predictions(run.classes, classification, found, sources)
+            records.write_atomically(Path(predictions), text)
+        if confusion:
+            for head, text in tables.confusion(run.classes, classification, found).items():
+                records.write_atomically(of_head(Path(confusion), head, run.classes), text)
+        if outputs:
+            saved_outputs.write(Path(outputs), found, result)
+    return result
+
+
+def evaluation_of(
     workdir: str | Path,
     *,
     views: str = '1x1',
@@ -33,11 +102,8 @@ def evaluate_run(
     order: str = '',
     batch_size: int = 0,
     overrides: Sequence[str] = (),
-    out: str | Path = '',
-    predictions: str | Path = '',
-    confusion: str | Path = '',
-) -> dict[str, Any]:
-    """Evaluates a checkpoint of `workdir` and writes `evaluation.json` there, or to `out`.
+) -> Evaluation:
+    """Evaluates a checkpoint of `workdir`, and writes nothing.
 
     Args:
         workdir: of the run.
@@ -50,27 +116,13 @@ def evaluate_run(
         batch_size: videos at a time; 0 for the config's.
         overrides: '--config.KEY=VALUE' for the run's config, such as another compressed grid or
             another size of clips; parameters must keep their shapes.
-        out: file to write instead of `evaluation.json` in the workdir, to keep several.
-        predictions: CSV file for the prediction of every video; see `tables.predictions`.
-        confusion: CSV file for the confusion matrix; see `tables.confusion`. Several heads have a file
-            each: 'confusion.csv' is then confusion-noun.csv and confusion-verb.csv.
-
-    Returns:
-        What `evaluation.json` holds: the metrics over `num_videos` videos (see `metrics.scores`), and how
-        they were come by.
 
     Raises:
-        UserError: there is no such run, checkpoint or split, or the classes differ, or a file is to be
-            written to a folder that is not there.
+        UserError: there is no such run, checkpoint or split, or the classes differ.
     """
     temporal, spatial = configs.parse_views(views)
     run = runs.load_run(workdir, checkpoint, overrides=overrides)
     runs.check_trained(run, workdir)
-    out = Path(out or Path(workdir) / 'evaluation.json')
-    for option, file in (('out', out), ('predictions', predictions), ('confusion', confusion)):
-        # Whoever evaluates for hours should not learn it in the end.
-        if file and not Path(file).parent.is_dir():
-            raise UserError(f"--{option}='{file}': there is no folder '{Path(file).parent}'.")
     config = run.config
     dataset = records.open_dataset(dataset_path or config.dataset.path)
     if not run.conversion.get('named_classes', True):
@@ -135,16 +187,7 @@ def evaluate_run(
         'step': run.step,
         'overrides': list(overrides),
     }
-    if jax.process_index() == 0:
-        reporting.write_json(out, result)
-        if predictions:
-            sources = stores.open_store(dataset, split).index.names()
-            text = tables.predictions(run.classes, classification, outputs, sources)
-            records.write_atomically(Path(predictions), text)
-        if confusion:
-            for head, text in tables.confusion(run.classes, classification, outputs).items():
-                records.write_atomically(of_head(Path(confusion), head, run.classes), text)
-    return result
+    return Evaluation(run, dataset, classification, outputs, result)
 
 
 def of_head(file: Path, head: str, classes: Mapping[str, Any]) -> Path:
@@ -186,6 +229,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         '--confusion', default='', metavar='FILE.csv', help='which class is taken for which'
     )
+    parser.add_argument(
+        '--outputs', default='', metavar='FILE.npz', help='all logits; vjax.report reads them'
+    )
     processes.add_argument(parser)
     cli.add_run_config(parser)
     args, overrides = cli.parse_args(parser, argv)
@@ -203,6 +249,7 @@ def main(argv: list[str]) -> None:
             out=args.out,
             predictions=args.predictions,
             confusion=args.confusion,
+            outputs=args.outputs,
         )
     if jax.process_index() > 0:
         return

@@ -178,18 +178,27 @@ def mean_average_precision(
 ) -> float:
     """mAP: the mean, over the classes that there are examples of, of their average precision.
 
-    That of a class is the mean over its examples of the precision at their rank, not interpolated;
-    examples of equal logits have the lowest of their ranks together, so that their order is nothing.
     NaN where a logit is, or where there is no example of any class.
     """
     if np.isnan(logits).any() or not label.any():
         return math.nan
-    logits = np.nan_to_num(logits)  # scikit-learn refuses infinities.
-    precisions = [
-        sklearn_metrics.average_precision_score(label[:, i], logits[:, i])
-        for i in np.flatnonzero(label.any(axis=0))
-    ]
-    return float(np.mean(precisions))
+    return float(np.nanmean(average_precisions(logits, label)))
+
+
+def average_precisions(
+    logits: Float[np.ndarray, 'examples classes'], label: Bool[np.ndarray, 'examples classes']
+) -> Float[np.ndarray, 'classes']:
+    """The average precision of each class: the mean over its examples of the precision at their rank.
+
+    It is not interpolated; examples of equal logits have the lowest of their ranks together, so that
+    their order is nothing. NaN for a class that has no example, or a logit that is NaN.
+    """
+    found = np.full(logits.shape[-1], math.nan)
+    for i in np.flatnonzero(label.any(axis=0) & ~np.isnan(logits).any(axis=0)):
+        # scikit-learn refuses infinities.
+        scores = np.nan_to_num(logits[:, i])
+        found[i] = sklearn_metrics.average_precision_score(label[:, i], scores)
+    return found
 
 
 # --- Which class is taken for which ---
