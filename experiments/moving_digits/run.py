@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 
 from vjax import cli
 from vjax.data import moving_digits, moving_digits_tasks, pipeline, records
-from vjax.demo import SPLITS, read_metrics
+from vjax.demo import SPLITS
 from vjax.describe import describe
 from vjax.prepare import prepare
 from vjax.train import train
@@ -91,7 +91,7 @@ def seconds_per_step(row: Row, dataset: Path) -> float:
     config = load(row, dataset, NUM_TIMED_STEPS, 'eval.every=0', 'log_every=5')
     with tempfile.TemporaryDirectory() as workdir:
         train(config, Path(workdir) / 'run')
-        lines = read_metrics(Path(workdir) / 'run')
+        lines = reporting.read_metrics(Path(workdir) / 'run')
     rates = [line['clips_per_second'] for line in lines if 'train/loss' in line]
     return config.batch_size / statistics.median(rates)
 

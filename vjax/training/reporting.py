@@ -122,17 +122,9 @@ class MetricsLog:
         """Drops the lines after `step`; returns the seconds of training that the others tell of."""
         if not self._path.exists():
             return 0.0
-        kept, seconds = [], 0.0
-        for line in self._path.read_text(encoding='utf-8').splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:  # A line the killed run did not finish.
-                continue
-            if entry['step'] <= step:
-                kept.append(line + '\n')
-                seconds = max(seconds, entry.get('seconds', 0.0))
-        write_atomically(self._path, ''.join(kept))
-        return seconds
+        kept = [entry for entry in read_metrics(self._path.parent) if entry['step'] <= step]
+        write_atomically(self._path, ''.join(json.dumps(entry) + '\n' for entry in kept))
+        return max((entry.get('seconds', 0.0) for entry in kept), default=0.0)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends one report."""
@@ -147,6 +139,16 @@ class MetricsLog:
             self._tensorboard.flush()
             self._tensorboard.close()
             self._file.close()
+
+
+def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, each with its `step`; none where there is no such file."""
+    path, entries = Path(workdir) / 'metrics.jsonl', []
+    if path.exists():
+        for line in path.read_text(encoding='utf-8').splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # What a killed run did not finish.
+                entries.append(json.loads(line))
+    return entries
 
 
 class NoLog:
