@@ -8,9 +8,10 @@ that read them, for `model` in the model. A config that lacks one or has another
 import dataclasses
 import functools
 import itertools
+import json
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -299,6 +300,12 @@ def resolve(
     return config
 
 
+def recipe(name: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What a run keeps of where its config is from: the `name` of the file, and its own `config`."""
+    plain = json.loads(config.copy_and_resolve_references().to_json())
+    return {'name': name, 'config': plain}
+
+
 def classification(
     config: ml_collections.ConfigDict, classes: Mapping[str, Sequence[str]], multi_label: bool
 ) -> losses.Classification:
@@ -318,7 +325,7 @@ def classification(
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Keys that must not change within a run and did, as `key: saved -> current`."""
-    saved, current = dict(_leaves(saved)), dict(_leaves(current))
+    saved, current = dict(leaves(saved)), dict(leaves(current))
     return [
         f'{key}: {saved.get(key)} -> {current.get(key)}'
         for key in sorted(saved.keys() | current.keys())
@@ -326,10 +333,11 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[st
     ]
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = ''):
+def leaves(tree: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """The values of a config and their dotted keys, in its order."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f'{prefix}{key}.')
+            yield from leaves(value, f'{prefix}{key}.')
         else:
             yield prefix + key, value
 

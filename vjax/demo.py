@@ -15,6 +15,7 @@ import numpy as np
 from einops import rearrange
 
 from vjax import cli
+from vjax import config as configs
 from vjax.data import moving_digits, video
 from vjax.evaluate import evaluate_run
 from vjax.predict import predict
@@ -47,6 +48,7 @@ def demo(out: Path, config: str, overrides: list[str]) -> dict[str, Any]:
     overrides = [f'--config.dataset.path={dataset}', *overrides]
     all_frames = cli.load_config(config, overrides)
     single_frame = cli.load_config(config, [*overrides, '--config.clip.order=still'])
+    recipe = configs.recipe(config, cli.load_config(config, []))
 
     log.info('[1/6] rendering %s as mp4 files', videos)
     moving_digits.generate(videos)
@@ -56,9 +58,9 @@ def demo(out: Path, config: str, overrides: list[str]) -> dict[str, Any]:
         prepare(videos, videos / f'{split}.csv', dataset, split, short_side=48)
 
     log.info('[3/6] training %s', model)
-    train(all_frames, model)
+    train(all_frames, model, recipe)
     log.info('[4/6] training %s: the same model, shown one frame of each clip', single)
-    train(single_frame, single)
+    train(single_frame, single, recipe)
 
     log.info('[5/6] evaluating on the test videos, %s views', VIEWS)
     scores = evaluate_run(model, views=VIEWS)
@@ -97,15 +99,9 @@ def first_of_each_class(labels: Path) -> list[tuple[str, str]]:
     return [(first[label], label) for label in sorted(first)]
 
 
-def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """The lines of a run's metrics.jsonl."""
-    text = (workdir / 'metrics.jsonl').read_text(encoding='utf-8')
-    return [json.loads(line) for line in text.splitlines()]
-
-
 def train_seconds(workdir: Path) -> float:
     """Seconds that a run was trained for, over all its starts."""
-    return max(line.get('seconds', 0.0) for line in read_metrics(workdir))
+    return max(line.get('seconds', 0.0) for line in reporting.read_metrics(workdir))
 
 
 def draw(
@@ -144,7 +140,7 @@ def draw(
     loss, accuracy = curves.subplots(1, 2)
     styles = {'all frames': dict(color='#0072b2'), 'single frame': dict(color='#d55e00', ls='--')}
     for name, workdir in runs.items():
-        lines = read_metrics(workdir)
+        lines = reporting.read_metrics(workdir)
         for axis, key, scale in ((loss, 'train/loss', 1), (accuracy, 'validation/top1', 100)):
             points = [(line['step'], scale * line[key]) for line in lines if key in line]
             axis.plot(*zip(*points, strict=True), label=name, **styles[name])

@@ -31,8 +31,18 @@ from vjax.training.step import State, draw, init_state, make_eval_step
 log = logging.getLogger('vjax.train')  # Not __name__, which is '__main__' under -m.
 
 
-def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, float]:
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    recipe: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
     """Trains as `config` says; leaves checkpoints, metrics and the config in `workdir`.
+
+    Args:
+        config: of the run.
+        workdir: of the run.
+        recipe: where the config is from, to be kept beside it: the `name` of its file and that file's own
+            `config`, of which nothing is overridden.
 
     Returns:
         The metrics of the last evaluation on the validation split; empty where there was none.
@@ -56,6 +66,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         'multi_label': dataset.multi_label,
         'fingerprint': dataset.splits[config.dataset.train].fingerprint,
         'settings': dataset.settings,
+        **({'recipe': dict(recipe)} if recipe else {}),
     }
     workdir = Path(workdir)
 
@@ -270,7 +281,7 @@ def main(argv: list[str]) -> None:
     config = cli.load_config(args.config, overrides)
     processes.join(args.distributed)
     with processes.together():
-        train(config, args.workdir)
+        train(config, args.workdir, configs.recipe(args.config, cli.load_config(args.config, [])))
 
 
 if __name__ == '__main__':

@@ -22,7 +22,8 @@ from vjax.training.rules import path_name
 
 log = logging.getLogger(__name__)
 
-# What `write_about` leaves in config.json; after a conversion, `conversion` as well.
+# What `write_about` leaves in config.json; after a conversion, `conversion` as well, and after a training
+# by command, `recipe`: the `name` of its config file, and that file's own `config`, nothing overridden.
 ABOUT = frozenset({'config', 'classes', 'multi_label', 'fingerprint', 'settings'})
 
 
@@ -162,6 +163,19 @@ def load_run(
     finally:
         checkpoints.close()
     raise UserError(f"no checkpoint of '{workdir}' could be read (tried steps {steps}).")
+
+
+def checkpoint_step(workdir: str | Path, which: str = 'latest') -> int:
+    """The step of the checkpoint that `load_run` tries first; nothing of it is loaded.
+
+    Raises:
+        UserError: the workdir holds no such checkpoint.
+    """
+    checkpoints = Checkpoints(workdir)
+    try:
+        return _candidates(checkpoints, workdir, which)[0]
+    finally:
+        checkpoints.close()
 
 
 def _check(config: ml_collections.ConfigDict, what: str) -> None:
