@@ -12,6 +12,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['vjax', 'vjax.*']),
+    package_data={'vjax.reports': ['templates/*']},
     python_requires='>=3.11,<3.14',  # TensorFlow 2.21 has no wheel for 3.14.
     install_requires=[
         'absl-py',
@@ -26,6 +27,8 @@ setup(
         'google-crc32c>=1.5',
         'jax>=0.10',
         'jaxtyping>=0.3',
+        'jinja2>=3.1',
+        'markupsafe>=2.1',
         'matplotlib>=3.9',
         'ml_collections>=1.1',
         'ml_dtypes>=0.5',

@@ -16,11 +16,15 @@ os.environ['XLA_FLAGS'] = ' '.join(
 )
 
 import jax
+import numpy as np
 import pytest
 
-from vjax import train
-from vjax.data import moving_digits
+from vjax import cli, describe, train
+from vjax import config as configs
+from vjax.data import moving_digits, records, stores
 from vjax.prepare import prepare
+from vjax.reports.contents import Contents, Evidence
+from vjax.training import metrics
 from vjax.training.interruption import Interruption
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -40,6 +44,49 @@ def digits(tmp_path_factory):
         videos = folder / 'videos'
         prepare(videos, videos / f'{split}.csv', folder / 'set', split, short_side=48, workers=1)
     return folder / 'set'
+
+
+@pytest.fixture(scope='session')
+def contents_of_guesses(digits):
+    """Makes the contents of a page from heads and their classes: of a run that guesses the digits."""
+    dataset = records.open_dataset(digits)
+    store = stores.open_store(dataset, 'validation')
+    config = configs.resolve(cli.load_config('configs/vivit/moving_digits.py:tiny', []), dataset)
+    costs = describe.describe(config)
+
+    def contents(classes, *, multi_label=False, **changes):
+        rng = np.random.default_rng(0)
+        config.loss.name = 'sigmoid' if multi_label else 'softmax'
+        kind = configs.classification(config, classes, multi_label)
+        sizes = list(kind.heads.values())
+        label = np.stack([np.arange(12) % size for size in sizes], axis=1)
+        if multi_label:
+            label = rng.integers(2, size=(12, *sizes))
+        logits = rng.normal(size=(12, sum(sizes))).astype(np.float32)
+        found = metrics.Outputs(logits, rng.random(12).astype(np.float32), label, np.arange(12))
+        how = {'views': '1x1', 'split': 'validation', 'step': 2, 'overrides': []}
+        how |= {'dataset': str(digits), 'fingerprint': 'f', 'num_undecodable': 0}
+        result = metrics.scores(kind, found) | how
+        entries = [{'step': i, 'train/loss': 1 / i, 'clips_per_second': 9.0} for i in (1, 2)]
+        whole = Contents(
+            workdir='runs/guesses',
+            about={
+                'config': configs.recipe('', config)['config'],
+                'classes': records.plain_classes(classes),
+                'multi_label': multi_label,
+                'fingerprint': 'f',
+                'settings': dataset.settings,
+            },
+            entries=[*entries, {'step': 2, 'validation/loss': 0.5, 'validation/num_videos': 12}],
+            environment={},
+            costs=costs,
+            evidence=Evidence(found, result, kind, store),
+            missing='',
+            made='',
+        )
+        return whole._replace(**changes)
+
+    return contents
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ COMMANDS = (
     'prepare',
     'describe',
     'plan',
+    'report',
     'convert',
     'demo',
 )
@@ -53,6 +54,8 @@ def test_help_shows_how_it_is_called(command):
         ('train', (CONFIG,), '--workdir'),
         ('evaluate', ('--workdir=nowhere',), "'nowhere' is no workdir"),
         ('evaluate', ('--workdir=nowhere', '--views=4'), "views '4'"),
+        ('report', ('--workdir=nowhere',), "'nowhere' is no workdir"),
+        ('report', ('--workdir=nowhere', '--config.clip.size=8'), "'nowhere' is no workdir"),
         ('predict', ('--workdir=nowhere', 'video.mp4'), "'nowhere' is no workdir"),
         ('predict', ('--workdir=nowhere',), 'FILE'),
         ('watch', ('--workdir=nowhere', 'video.mp4'), "'nowhere' is no workdir"),

@@ -1,0 +1,1 @@
+"""The page that `vjax.report` makes of a run: its figures, charts, clips and template."""
