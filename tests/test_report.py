@@ -20,7 +20,7 @@ from vjax import train as command
 from vjax.data import moving_digits
 from vjax.errors import UserError
 from vjax.prepare import prepare
-from vjax.reports import findings, header, history, page, plots, sections, settings, text
+from vjax.reports import films, findings, header, history, page, plots, sections, settings, text
 from vjax.reports.contents import Contents, Evidence
 from vjax.training import metrics, outputs, runs
 from vjax.training.losses import Classification
@@ -199,9 +199,9 @@ def test_the_page_says_what_evaluate_says(hostile, hostile_page, tmp_path):
 
 
 def test_videos_are_of_the_worst_and_best_and_play(hostile, hostile_page):
-    films = hostile_page.all('video')
-    assert len(films) == sections.NUM_WORST + sections.NUM_BEST == 12
-    for film in films:
+    shown = hostile_page.all('video')
+    assert len(shown) == sections.NUM_WORST + sections.NUM_BEST == 12
+    for film in shown:
         frames, kind = decoded(film['src'])
         assert kind == ('h264', 'Constrained Baseline', 'yuv420p')
         assert len(frames) > 5
@@ -217,6 +217,17 @@ def test_videos_are_of_the_worst_and_best_and_play(hostile, hostile_page):
     sources = [name for name in names if name.startswith('videos/validation/')]
     assert sources[0] == worst
     assert len({*sources}) == 12
+
+
+def test_what_cannot_be_read_or_does_not_move_has_its_place(contents_of_guesses, monkeypatch):
+    whole = contents_of_guesses({'label': 'abcdef'})
+    picture = films.Film('', 'data:image/jpeg;base64,', 2, 2, 1.0, 1.0)
+    monkeypatch.setattr(films, 'film', lambda store, place: picture if place % 2 else None)
+    seen = Page(page.render(whole))
+    assert_asks_nobody(seen)
+    assert not seen.all('video')
+    assert len(seen.all('img')) == 6
+    assert seen.text().count('This video cannot be read.') == 6
 
 
 def test_the_recipe_and_what_was_changed_of_it(hostile, hostile_page):
@@ -445,7 +456,7 @@ def test_many_classes_keep_the_page_small():
     assert {*names} <= {*seen.texts['bdi']}
     (most,) = [c for c in header.scores(contents)['tiles'] if c['label'] == 'Top-5']
     assert most['value'] == f'{100 * result["top5"]:.1f}'
-    assert '3 videos of the split could not be decoded' in seen.text()
+    assert '3 videos of the split could not be decoded, and left out of all scores.' in seen.text()
     (head,) = findings.heads({'label': names}, kind, found)
     assert (head.confusions[0].truth, head.confusions[0].taken_for) == (names[17], names[23])
     assert head.confusions[0].share == 1

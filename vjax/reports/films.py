@@ -28,7 +28,8 @@ class Film(NamedTuple):
     """A video of a page.
 
     Attributes:
-        mp4, poster: data URIs of the film and of its middle frame.
+        mp4: data URI of the film; empty for a single frame.
+        poster: data URI of its middle frame.
         height, width: pixels.
         seconds: how long the film is.
         of_seconds: how long the video is of which it shows the middle.
@@ -61,17 +62,19 @@ def film(store: Store, number: int) -> Film | None:
     except (tfrecord.DamagedRecord, av.FFmpegError, ValueError, OSError) as error:
         log.warning('video %d is not shown: %s', number, error)
         return None
-    for crf, thinner in _WAYS:
+    content = b''
+    for crf, thinner in _WAYS if len(frames) > 1 else ():
         content = encode(frames[::thinner], fps / every / thinner, crf)
         if len(content) <= MAX_BYTES:
             break
-    else:
+    if len(content) > MAX_BYTES:
         log.warning('video %d is not shown: its film takes %d bytes', number, len(content))
         return None
     still = video.encode_jpeg(frames[len(frames) // 2], 75)
     height, width = frames.shape[1:3]
     seconds = (kept / fps, num_frames / fps)
-    return Film(_uri(content, 'video/mp4'), _uri(still, 'image/jpeg'), height, width, *seconds)
+    mp4 = _uri(content, 'video/mp4') if content else ''
+    return Film(mp4, _uri(still, 'image/jpeg'), height, width, *seconds)
 
 
 def encode(frames: UInt8[np.ndarray, 'time height width 3'], fps: float, crf: int) -> bytes:

@@ -76,7 +76,7 @@ def notices(contents: Contents) -> list[str]:
         found.append(contents.missing)
     failed = history.total(entries, 'train/failed_records')
     if failed:
-        found.append(f'{failed:,.0f} training clips could not be decoded, and were left out.')
+        found.append(f'{_count(failed, "training clip")} could not be decoded, and left out.')
     if contents.evidence:
         found += _notices_of_evaluation(contents.evidence.result, 0 if converted else done)
     if config['clip']['order'] != 'forward':
@@ -87,6 +87,10 @@ def notices(contents: Contents) -> list[str]:
     if contents.environment.get('git_changed'):
         found.append('The source had changes that are in no commit when the run was started.')
     return found
+
+
+def _count(number: float, what: str) -> str:
+    return f'{number:,.0f} {what}{"s" if number != 1 else ""}'
 
 
 def _not_validated(config: Mapping[str, Any], done: int) -> str:
@@ -107,7 +111,8 @@ def _notices_of_evaluation(result: Mapping[str, Any], done: int) -> list[str]:
         )
     if result['num_undecodable']:
         found.append(
-            f'{result["num_undecodable"]:,} videos of the split could not be decoded; they are in no score.'
+            f'{_count(result["num_undecodable"], "video")} of the split could not be decoded, and left out '
+            'of all scores.'
         )
     if result['overrides']:
         found.append(f'The config was changed for the evaluation: {" ".join(result["overrides"])}.')

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
+from einops import reduce
 from jaxtyping import Int
 from markupsafe import Markup
 from matplotlib import patches, ticker
@@ -27,6 +28,7 @@ BLUE, VERMILLION, GREEN, PURPLE, BLACK = '#0072b2', '#d55e00', '#009e73', '#cc79
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, BLACK)
 DASHES = ('-', (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)), (0, (8, 2)))
 MOST_NAMED = 30  # Classes of a confusion matrix whose cells have room for names and counts.
+MOST_BLOCKS = 100  # On a side of a larger matrix.
 
 _STYLE = {
     'svg.fonttype': 'none',  # Text, in the page's own font.
@@ -96,19 +98,21 @@ def confusion(
 ) -> Markup:
     """A confusion matrix, rows that are classes; right blue, wrong vermillion, full for all of a class.
 
-    With at most `MOST_NAMED` classes the cells have counts and the axes names; with more it is a picture of
-    a pixel for each cell.
+    With at most `MOST_NAMED` classes the cells have counts and the axes names. With more it is a picture
+    of squares of `block_side` classes: blue for the mean share that is right, vermillion for the largest
+    share that is taken for another class.
     """
     if not matrix[:, -1].any():  # Nothing was left without a class.
         matrix = matrix[:, :-1]
     support = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     shares = matrix / support
     with matplotlib.rc_context(_STYLE | {'axes.grid': False, 'axes.spines.left': False}):
-        draw = _cells if len(names) <= MOST_NAMED else _pixels
+        draw = _cells if len(names) <= MOST_NAMED else _blocks
         figure = draw(matrix, shares, names)
         right = int(np.trace(matrix))
         words = f'{right} of {int(matrix.sum())} videos are on the diagonal, which is right'
-        return _svg(figure, title, words)
+        # Names and counts are to be read on a phone, too: there the page scrolls the chart.
+        return _svg(figure, title, words, least=0.8 if draw is _cells else 0.0)
 
 
 def _cells(matrix: np.ndarray, shares: np.ndarray, names: Sequence[str]) -> Figure:
@@ -144,7 +148,7 @@ def _cells(matrix: np.ndarray, shares: np.ndarray, names: Sequence[str]) -> Figu
             )
     axes.set(xlim=(0, columns), ylim=(rows, 0), aspect='equal')
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, pad=5)
     axes.xaxis.set_label_position('top')
     axes.set_xlabel('predicted', labelpad=6)
     axes.set_ylabel('true')
@@ -157,21 +161,38 @@ def _cells(matrix: np.ndarray, shares: np.ndarray, names: Sequence[str]) -> Figu
     return figure
 
 
-def _pixels(matrix: np.ndarray, shares: np.ndarray, names: Sequence[str]) -> Figure:
+def _blocks(matrix: np.ndarray, shares: np.ndarray, names: Sequence[str]) -> Figure:
+    """Squares of as many classes as leave `MOST_BLOCKS` a side: single cells of hundreds are too small."""
     rows, columns = matrix.shape
-    colours = np.empty((rows, columns, 4))
-    colours[..., :3] = _rgb(VERMILLION)
-    colours[np.arange(rows), np.arange(rows), :3] = _rgb(BLUE)
-    # A single video of hundreds is still to be seen.
-    colours[..., 3] = np.where(matrix > 0, np.maximum(shares, 0.35), 0)
+    side = block_side(len(names))
+    pads = [(0, -count % side) for count in (rows, columns)]
+    right = np.full(rows, np.nan)
+    seen = matrix.sum(axis=1) > 0
+    right[seen] = np.diag(shares)[seen]
+    wrong = shares.copy()
+    np.fill_diagonal(wrong, 0)
+    worst = reduce(np.pad(wrong, pads), '(i a) (j b) -> i j', 'max', a=side, b=side)
+    alpha = np.where(worst > 0, np.maximum(worst, 0.25), 0)  # A single video is still to be seen.
+    colours = np.concatenate(
+        [np.broadcast_to(_rgb(VERMILLION), (*worst.shape, 3)), alpha[..., None]], -1
+    )
+    for i, of_block in enumerate(np.array_split(right, range(side, rows, side))):
+        if not np.isnan(of_block).all():
+            colours[i, i] = (*_rgb(BLUE), max(np.nanmean(of_block), 0.08))
     figure = Figure(figsize=(4.6, 4.6), layout='constrained')
     axes = figure.subplots()
-    axes.imshow(colours, interpolation='none', extent=(0, columns, rows, 0))
+    extent = (0, side * worst.shape[1], side * worst.shape[0], 0)
+    axes.imshow(colours, interpolation='none', extent=extent)
     axes.spines[:].set_visible(True)
     for axis, what in ((axes.xaxis, 'predicted'), (axes.yaxis, 'true')):
         axis.set_major_locator(ticker.MaxNLocator(5, integer=True))
         axis.set_label_text(f'{what} class, by id')
     return figure
+
+
+def block_side(num_classes: int) -> int:
+    """Classes on a side of a square of a large confusion matrix."""
+    return math.ceil(num_classes / MOST_BLOCKS)
 
 
 def _rgb(colour: str) -> tuple[float, ...]:
@@ -190,8 +211,11 @@ def _in_words(points: Curve) -> str:
 _SVG, _XLINK = '{http://www.w3.org/2000/svg}', '{http://www.w3.org/1999/xlink}'
 
 
-def _svg(figure: Figure, title: str, words: str) -> Markup:
-    """The figure as an element of a page, its names its own, with a title and a description."""
+def _svg(figure: Figure, title: str, words: str, least: float = 0.0) -> Markup:
+    """The figure as an element of a page, its names its own, with a title and a description.
+
+    It is as wide as there is room, at most as wide as it was drawn, and at least that part of it.
+    """
     file = io.BytesIO()
     metadata = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
     with warnings.catch_warnings():
@@ -222,7 +246,8 @@ def _svg(figure: Figure, title: str, words: str) -> Markup:
     del root.attrib['height']
     root.set('role', 'img')
     root.set('class', 'chart')
-    root.set('style', f'max-width: {math.ceil(width * 4 / 3)}px')
+    pixels = math.ceil(width * 4 / 3)
+    root.set('style', f'min-width: {round(least * pixels)}px; max-width: {pixels}px')
     root.set('aria-labelledby', ' '.join(names.values()))
     for tag, text in (('desc', words), ('title', title)):
         element = ElementTree.Element(tag, id=names['title' if tag == 'title' else 'description'])

@@ -26,7 +26,7 @@ def charts(contents: Contents) -> list[dict[str, Any]]:
     validated = _logged(entries, {f'{split}/{name}': shown for name, shown in names.items()})
     if hits or validated:
         svg = plots.lines(
-            [*validated, *hits],
+            [*hits, *validated],
             title='Scores over the training steps',
             percent=True,
         )
@@ -105,6 +105,7 @@ def heads(classes: Mapping[str, Sequence[str]], evidence: Evidence) -> list[dict
                 'rows': rows,
                 'matrix': matrix,
                 'cells': len(head.rows) <= plots.MOST_NAMED,
+                'block': plots.block_side(len(head.rows)),
                 'confusions': head.confusions,
                 'absent': sum(not row.support for row in head.rows),
             }
