@@ -11,6 +11,7 @@ import re
 import shutil
 
 import av
+import matplotlib
 import numpy as np
 import pytest
 
@@ -187,7 +188,8 @@ def test_the_page_says_what_evaluate_says(hostile, hostile_page, tmp_path):
     assert '12 videos: validation, 1x1 views, step 2' in hostile_page.text()
     about = runs.read_about(hostile)
     found, result = outputs.read(hostile / outputs.FILE)
-    assert result == scores
+    assert result == scores | {'saved_at': runs.find_checkpoint(hostile)[1]}
+    assert runs.find_checkpoint(hostile) == (2, runs.load_run(hostile).saved_at)
     classification = configs.classification(
         runs.load_config(hostile), {'label': about['classes']}, False
     )
@@ -266,6 +268,19 @@ def test_a_run_without_validation_is_said_to_be_one(contents_of_guesses):
         changed = whole._replace(about=whole.about | {'config': config}, entries=entries)
         said = [notice for notice in header.notices(changed) if 'validat' in notice]
         assert not said if sentence is None else sentence in said[0]
+
+
+def test_without_an_evaluation_the_last_validation_counts(contents_of_guesses):
+    whole = contents_of_guesses({'label': 'abcdef'}, evidence=None)
+    logged = [
+        {'step': step, 'validation/loss': 0.5, 'validation/top1': top1, 'validation/num_videos': 12}
+        for step, top1 in ((1, 0.1), (2, 0.75))
+    ]
+    seen = Page(page.render(whole._replace(entries=[*whole.entries[:2], *logged])))
+    assert_asks_nobody(seen)
+    assert 'Top-1 75.0 %' in seen.text()
+    assert '12 videos: validation, as logged at step 2' in seen.text()
+    assert not seen.all('table') or 'sortable' not in str(seen.all('table'))
 
 
 def test_several_heads_have_a_table_each(contents_of_guesses):
@@ -376,20 +391,32 @@ def test_a_page_is_made_far_from_the_videos(hostile, tmp_path):
         report.report(run, dataset_path='nowhere')
 
 
-def test_only_the_evaluation_that_is_asked_for_is_taken(hostile, tmp_path, caplog):
+def test_only_the_evaluation_that_is_asked_for_is_taken(hostile, tmp_path, monkeypatch):
     run = tmp_path / 'run'
     shutil.copytree(hostile, run)
-    evaluate.evaluate_run(run, split='validation', views='2x1', outputs=run / outputs.FILE)
-    caplog.set_level('INFO', logger='vjax')
-    for asked, taken in (({}, True), ({'views': '1x1'}, False), ({'split': 'validation'}, True)):
-        caplog.clear()
+    evaluation = evaluate.evaluation_of(run, split='validation', views='2x1')
+    made = []
+
+    def evaluate_again(workdir, **how):
+        made.append(how)
+        return evaluation
+
+    monkeypatch.setattr(report, 'evaluation_of', evaluate_again)
+    monkeypatch.setattr(page, 'render', lambda contents: '')
+    evaluation.save_outputs(run / outputs.FILE)
+    for asked in ({}, {'split': 'validation'}, {'views': '2x1'}, {'checkpoint': '2'}):
         report.report(run, **asked)
-        assert ('taking the evaluation' in caplog.text) is taken
+        assert not made
+    report.report(run, views='1x1')
+    assert made.pop()['views'] == '1x1'
+    report.report(run, split='train')
+    assert made.pop()['split'] == 'train'
+    # Another checkpoint, one of the same step that another training left, another data set.
     found, result = outputs.read(run / outputs.FILE)
-    outputs.write(run / outputs.FILE, found, result | {'step': 1})
-    caplog.clear()
-    report.report(run)
-    assert 'evaluating step 2' in caplog.text
+    for other in ({'step': 1}, {'saved_at': 7}, {'fingerprint': 'f'}, {'overrides': ['--x']}):
+        outputs.write(run / outputs.FILE, found, result | other)
+        report.report(run)
+        assert made.pop()['split'] == 'validation'
     (run / outputs.FILE).write_bytes(b'PK nothing')
     with pytest.raises(UserError, match=r'outputs\.npz.*delete it'):
         report.report(run)
@@ -500,7 +527,10 @@ def test_the_worst_are_not_the_best():
 
 
 def test_charts_are_drawn_in_the_colour_of_the_text():
-    svg = plots.lines([history.Curve('a', (1, 2), (0.1, 0.9))], title='T & <t>', percent=True)
+    curves = [history.Curve('a', (1, 2), (0.1, 0.9))]
+    svg = plots.lines(curves, title='T & <t>', percent=True)
+    with matplotlib.rc_context({'axes.facecolor': 'red', 'font.size': 40}):
+        assert plots.lines(curves, title='T & <t>', percent=True) == svg
     assert 'currentColor' in svg
     assert '#000000' not in svg
     assert 'font-family' not in svg

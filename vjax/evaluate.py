@@ -42,6 +42,10 @@ class Evaluation(NamedTuple):
     outputs: metrics.Outputs
     result: dict[str, Any]
 
+    def save_outputs(self, path: Path) -> None:
+        """Writes all logits, with the result and when the checkpoint was saved; see `outputs.write`."""
+        saved_outputs.write(path, self.outputs, self.result | {'saved_at': self.run.saved_at})
+
 
 def evaluate_run(
     workdir: str | Path,
@@ -88,7 +92,7 @@ def evaluate_run(
             for head, text in tables.confusion(run.classes, classification, found).items():
                 records.write_atomically(of_head(Path(confusion), head, run.classes), text)
         if outputs:
-            saved_outputs.write(Path(outputs), found, result)
+            evaluation.save_outputs(Path(outputs))
     return result
 
 

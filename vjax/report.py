@@ -22,6 +22,7 @@ from vjax.evaluate import evaluation_of
 from vjax.reports import page
 from vjax.reports.contents import Contents, Evidence
 from vjax.training import outputs, reporting, runs
+from vjax.training.metrics import Outputs
 
 log = logging.getLogger('vjax.report')  # Not __name__, which is '__main__' under -m.
 
@@ -105,10 +106,15 @@ def _evidence(
         if dataset_path:
             raise
         dataset, missing = None, f'There are no videos to look at: {error}'
-    step = runs.checkpoint_step(workdir, asked['checkpoint'])
-    asked = asked | {'order': config.clip.order}
-    num_classes = sum(map(len, classes.values()))
-    saved = _saved(workdir, asked, step, overrides, dataset, num_classes)
+    step, saved_at = runs.find_checkpoint(workdir, asked['checkpoint'])
+    needed = {
+        'step': step,
+        'saved_at': saved_at,
+        'order': config.clip.order,
+        'overrides': overrides,
+    }
+    needed |= {key: asked[key] for key in ('views', 'split') if asked[key]}
+    saved = _saved(workdir, needed, dataset)
     if saved is None:
         if dataset is None:
             return None, missing
@@ -128,7 +134,7 @@ def _evidence(
         )
         saved = evaluation.outputs, evaluation.result
         try:
-            outputs.write(workdir / outputs.FILE, *saved)
+            evaluation.save_outputs(workdir / outputs.FILE)
         except OSError as error:
             log.warning('the evaluation is not kept: %s', error)
     found, result = saved
@@ -144,21 +150,14 @@ def _evidence(
 
 
 def _saved(
-    workdir: Path,
-    asked: Mapping[str, str],
-    step: int,
-    overrides: list[str],
-    dataset: records.Dataset | None,
-    num_classes: int,
-) -> tuple[Any, dict[str, Any]] | None:
-    """The evaluation in outputs.npz, if it is of what is asked for."""
+    workdir: Path, needed: Mapping[str, Any], dataset: records.Dataset | None
+) -> tuple[Outputs, dict[str, Any]] | None:
+    """The evaluation in outputs.npz, if its result has what is needed, and is of this data set."""
     file = workdir / outputs.FILE
     if not file.exists():
         return None
     found, result = outputs.read(file)
-    fits = result['step'] == step and result['overrides'] == overrides
-    fits &= all(asked[key] in ('', result[key]) for key in ('views', 'split', 'order'))
-    fits &= found.logits.shape[-1] == num_classes
+    fits = all(result.get(key) == value for key, value in needed.items())
     if dataset is not None and result['split'] in dataset.splits:
         fits &= result['fingerprint'] == dataset.splits[result['split']].fingerprint
     if fits:

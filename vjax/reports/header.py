@@ -89,7 +89,7 @@ def notices(contents: Contents) -> list[str]:
     return found
 
 
-def _count(number: float, what: str) -> str:
+def _count(number: int | float, what: str) -> str:
     return f'{number:,.0f} {what}{"s" if number != 1 else ""}'
 
 
@@ -138,23 +138,16 @@ def scores(contents: Contents) -> dict[str, Any] | None:
         scored = [entry for entry in contents.entries if f'{split}/loss' in entry]
         if not scored:
             return None
-        names = {name: name.removeprefix(f'{split}/') for name in scored[-1]}
-        result = {names[name]: value for name, value in scored[-1].items()}
+        result = {name.removeprefix(f'{split}/'): value for name, value in scored[-1].items()}
         plain, of = {}, f'{split}, as logged at step {scored[-1]["step"]:,}'
     number = int(result['num_videos'])
     tiles = [
         _tile(name, label, result[name], number, plain.get(name))
         for name, label in _score_names(contents.classes, contents.about['multi_label'])
+        if name in result
     ]
-    tiles.append(
-        {
-            'label': 'Loss',
-            'value': f'{result["loss"]:.3f}',
-            'unit': 'nats',
-            'bar': None,
-            'notes': [],
-        }
-    )
+    loss = f'{result["loss"]:.3f}'
+    tiles.append({'label': 'Loss', 'value': loss, 'unit': 'nats', 'bar': None, 'notes': []})
     return {'tiles': tiles, 'of': of, 'num_videos': f'{number:,}'}
 
 

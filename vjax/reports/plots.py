@@ -13,12 +13,11 @@ import zlib
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-import matplotlib
 import numpy as np
 from einops import reduce
 from jaxtyping import Int
 from markupsafe import Markup
-from matplotlib import patches, ticker
+from matplotlib import patches, style, ticker
 from matplotlib.figure import Figure
 
 from vjax.reports.history import Curve, thinned
@@ -30,6 +29,7 @@ DASHES = ('-', (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)), (0, (8, 2)
 MOST_NAMED = 30  # Classes of a confusion matrix whose cells have room for names and counts.
 MOST_BLOCKS = 100  # On a side of a larger matrix.
 
+# Beside matplotlib's own defaults, whatever the process has set.
 _STYLE = {
     'svg.fonttype': 'none',  # Text, in the page's own font.
     'svg.hashsalt': 'vjax',  # The same bytes for the same chart.
@@ -60,7 +60,7 @@ def lines(curves: Sequence[Curve], *, title: str, percent: bool = False) -> Mark
         title: of the chart, for readers who cannot see it; the page has its own above the chart.
         percent: the axis goes from 0 to 100 %.
     """
-    with matplotlib.rc_context(_STYLE):
+    with style.context(('default', _STYLE)):
         figure = Figure(figsize=(4.6, 3.1), layout='constrained')
         # As much for the legend in every chart, so that the axes of charts side by side are level.
         figure.get_layout_engine().set(rect=(0, 0, 1, 0.86))
@@ -106,7 +106,7 @@ def confusion(
         matrix = matrix[:, :-1]
     support = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     shares = matrix / support
-    with matplotlib.rc_context(_STYLE | {'axes.grid': False, 'axes.spines.left': False}):
+    with style.context(('default', _STYLE | {'axes.grid': False, 'axes.spines.left': False})):
         draw = _cells if len(names) <= MOST_NAMED else _blocks
         figure = draw(matrix, shares, names)
         right = int(np.trace(matrix))
@@ -257,7 +257,7 @@ def _svg(figure: Figure, title: str, words: str, least: float = 0.0) -> Markup:
     return Markup(ElementTree.tostring(root, encoding='unicode'))
 
 
-def _on_any_ground(style: str) -> str:
-    """A style in which black is the colour of the page's text, and letters are those of the page."""
-    kept = [part for part in style.split('; ') if not part.startswith('font-family')]
+def _on_any_ground(declarations: str) -> str:
+    """A style attribute whose black is the colour of the page's text, and whose font is the page's."""
+    kept = [part for part in declarations.split('; ') if not part.startswith('font-family')]
     return '; '.join(kept).replace(BLACK, 'currentColor')

@@ -18,19 +18,16 @@ def charts(contents: Contents) -> list[dict[str, Any]]:
     loss = _logged(entries, {'train/loss': 'training', f'{split}/loss': split})
     if loss:
         svg = plots.lines(loss, title='Loss over the training steps, in nats')
-        caption = _lowest(loss[-1]) if len(loss) > 1 else ''
+        caption = _lowest(loss[-1]) if len(loss) > 1 else f'{loss[0].name} alone.'
         found.append({'name': 'Loss, nats', 'svg': svg, 'caption': caption})
     shares = {'train/top1': 'training', 'train/exact_match': 'training exact match'}
     hits = _logged(entries, shares)
     names = _validation_names(contents)
     validated = _logged(entries, {f'{split}/{name}': shown for name, shown in names.items()})
     if hits or validated:
-        svg = plots.lines(
-            [*hits, *validated],
-            title='Scores over the training steps',
-            percent=True,
-        )
-        caption = ''
+        curves = [*hits, *validated]
+        svg = plots.lines(curves, title='Scores over the training steps', percent=True)
+        caption = '' if validated else 'training alone.'
         if validated:
             step, best = validated[0].best()
             last = 100 * validated[0].last

@@ -102,6 +102,13 @@ class Checkpoints:
                 f'{self.directory / str(step)}: {_first_line(error)}'
             ) from error
 
+    def saved_at(self, step: int) -> int | None:
+        """When the checkpoint of a step was done, in nanoseconds since 1970; None where it does not say."""
+        try:
+            return self._checkpointer.metadata(step).commit_timestamp_nsecs
+        except Exception:  # Whatever a damaged file makes Orbax raise.
+            return None
+
     def save(
         self, state: State, about: Mapping[str, Any], metrics: Mapping[str, float] | None = None
     ) -> None:

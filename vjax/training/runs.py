@@ -38,6 +38,7 @@ class Run(NamedTuple):
         model: the model.
         params: its parameters; their moving average where the run kept one.
         step: the finished steps of the checkpoint.
+        saved_at: when the checkpoint was saved; see `Checkpoints.saved_at`.
         conversion: where somebody else's parameters are from: `source`, `named_classes`, and `report`, what
             became of each. Empty where the run was trained.
     """
@@ -49,6 +50,7 @@ class Run(NamedTuple):
     model: Any
     params: Any
     step: int
+    saved_at: int | None
     conversion: Mapping[str, Any]
 
 
@@ -159,21 +161,23 @@ def load_run(
             classes = classes_by_head(about['classes'])
             conversion = about.get('conversion', {})
             kind, settings = about['multi_label'], about['settings']
-            return Run(config, classes, kind, settings, model, params, step, conversion)
+            saved_at = checkpoints.saved_at(step)
+            return Run(config, classes, kind, settings, model, params, step, saved_at, conversion)
     finally:
         checkpoints.close()
     raise UserError(f"no checkpoint of '{workdir}' could be read (tried steps {steps}).")
 
 
-def checkpoint_step(workdir: str | Path, which: str = 'latest') -> int:
-    """The step of the checkpoint that `load_run` tries first; nothing of it is loaded.
+def find_checkpoint(workdir: str | Path, which: str = 'latest') -> tuple[int, int | None]:
+    """The step of the checkpoint that `load_run` tries first, and when it was saved; it is not loaded.
 
     Raises:
         UserError: the workdir holds no such checkpoint.
     """
     checkpoints = Checkpoints(workdir)
     try:
-        return _candidates(checkpoints, workdir, which)[0]
+        step = _candidates(checkpoints, workdir, which)[0]
+        return step, checkpoints.saved_at(step)
     finally:
         checkpoints.close()
 
