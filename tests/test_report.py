@@ -403,6 +403,7 @@ def test_only_the_evaluation_that_is_asked_for_is_taken(hostile, tmp_path, monke
 
     monkeypatch.setattr(report, 'evaluation_of', evaluate_again)
     monkeypatch.setattr(page, 'render', lambda contents: '')
+    monkeypatch.setattr(report, 'describe', lambda config: {})
     evaluation.save_outputs(run / outputs.FILE)
     for asked in ({}, {'split': 'validation'}, {'views': '2x1'}, {'checkpoint': '2'}):
         report.report(run, **asked)

@@ -131,7 +131,9 @@ def test_a_page_is_shown_without_a_request_or_a_complaint(file, browser):
             for (const video of document.querySelectorAll('video')) {
                 await video.play();
                 const before = video.currentTime;
-                await new Promise((done) => setTimeout(done, 100));
+                for (let i = 0; i < 100 && video.currentTime === before; i++) {
+                    await new Promise((done) => setTimeout(done, 50));
+                }
                 played.push(video.readyState >= 2 && video.currentTime !== before);
             }
             const table = document.querySelector('table.sortable');
