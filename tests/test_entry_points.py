@@ -16,6 +16,7 @@ COMMANDS = (
     'describe',
     'plan',
     'report',
+    'look',
     'convert',
     'demo',
 )
@@ -60,6 +61,8 @@ def test_help_shows_how_it_is_called(command):
         ('predict', ('--workdir=nowhere',), 'FILE'),
         ('watch', ('--workdir=nowhere', 'video.mp4'), "'nowhere' is no workdir"),
         ('watch', ('--workdir=nowhere', 'video.mp4', '--segments=unused/a.csv'), 'no folder'),
+        ('look', ('--workdir=nowhere', 'video.mp4', '--out=unused'), "'nowhere' is no workdir"),
+        ('look', ('--workdir=nowhere', 'video.mp4'), '--out'),
         ('convert', ('--source=vit', '--checkpoint=x.npz', '--out=unused'), 'needs --config'),
         ('convert', ('--source=vit', '--checkpoint=x.npz', '--out=unused', CONFIG), 'no such file'),
         ('convert', ('--source=vjax', '--checkpoint=nowhere', '--out=unused'), 'is no workdir'),
