@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from einops import rearrange
+from matplotlib.figure import Figure
 
-from vjax import cli
+from vjax import cli, visualize
 from vjax import config as configs
 from vjax.data import moving_digits, video
 from vjax.evaluate import evaluate_run
@@ -104,6 +104,7 @@ def train_seconds(workdir: Path) -> float:
     return max(line.get('seconds', 0.0) for line in reporting.read_metrics(workdir))
 
 
+@visualize.styled()
 def draw(
     path: Path,
     videos: Path,
@@ -112,48 +113,33 @@ def draw(
     runs: dict[str, Path],
 ) -> None:
     """A contact sheet of videos with true and predicted labels, and the curves of the runs."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
     columns, rows = 2, -(-len(shown) // 2)
-    figure = plt.figure(figsize=(11, 1.25 * rows + 3.6), layout='constrained')
+    figure = Figure(figsize=(11, 1.25 * rows + 3.6))
     sheet, curves = figure.subfigures(2, 1, height_ratios=(1.25 * rows, 3.6))
     axes = sheet.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis('off')
     for axis, (file, label), result in zip(axes.flat, shown, predicted, strict=False):
-        frames = np.stack(list(video.decode(videos / file).frames))
-        shown_frames = frames[np.linspace(0, len(frames) - 1, 6).astype(int)]
-        apart = np.pad(shown_frames, ((0, 0), (0, 0), (1, 1), (0, 0)), constant_values=255)
-        strip = rearrange(apart, 't h w c -> h (t w) c')
         best = result['top'][0]
         right = best['label'] == label
-        axis.imshow(strip)
+        axis.imshow(visualize.strip(np.stack(list(video.decode(videos / file).frames))))
         axis.set_title(
             f'true: {label}   predicted: {best["label"]} ({best["score"]:.0%})',
-            fontsize=10,
-            color='black' if right else '#b2182b',
+            color='black' if right else visualize.COLOURS[1],
             fontweight='normal' if right else 'bold',
         )
     loss, accuracy = curves.subplots(1, 2)
-    styles = {'all frames': dict(color='#0072b2'), 'single frame': dict(color='#d55e00', ls='--')}
     for name, workdir in runs.items():
         lines = reporting.read_metrics(workdir)
         for axis, key, scale in ((loss, 'train/loss', 1), (accuracy, 'validation/top1', 100)):
             points = [(line['step'], scale * line[key]) for line in lines if key in line]
-            axis.plot(*zip(*points, strict=True), label=name, **styles[name])
+            axis.plot(*zip(*points, strict=True), label=name)
     accuracy.axhline(100 / len(shown), color='0.5', lw=1, ls=':', label='chance')
     loss.set(xlabel='step', ylabel='training loss (nats)', ylim=(0, None))
     accuracy.set(xlabel='step', ylabel='validation top-1 (%)', ylim=(0, 102))
     for axis in (loss, accuracy):
-        axis.spines[['top', 'right']].set_visible(False)
-        axis.legend(frameon=False)
-    temporary = path.with_name(path.name + '.tmp')
-    figure.savefig(temporary, dpi=130, format='png')
-    plt.close(figure)
-    temporary.replace(path)
+        axis.legend()
+    visualize.save(figure, path)
 
 
 def main(argv: list[str]) -> None:
