@@ -23,9 +23,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from vjax import cli
+from vjax import cli, visualize
 from vjax.data import moving_digits, moving_digits_tasks, pipeline, records
 from vjax.demo import SPLITS
 from vjax.describe import describe
@@ -194,52 +195,37 @@ def write_table(results: dict[str, Any]) -> None:
     (HERE / 'table.md').write_text('\n'.join(lines))
 
 
+@visualize.styled()
 def draw(results: dict[str, Any]) -> None:
     """accuracy.png: top-1 against GFLOPs on each set; grids.png: LookupViT's one model at all grids."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
     sets = results['sets']
-    figure, axes = plt.subplots(
-        1, len(sets), figsize=(4.3 * len(sets), 4.2), layout='constrained', squeeze=False
-    )
-    names = [row.name for row in ROWS]
-    markers = dict(zip(names, 'osD^Pv*x', strict=True))
-    for axis, (motion_set, rows) in zip(axes[0], sets.items(), strict=True):
-        for name, row in rows.items():
-            top1 = row['forward' if 'forward' in row else 'still']['top1']
-            axis.plot(
-                row['gflops'], 100 * top1, markers[name], color=f'C{names.index(name)}', label=name
-            )
+    figure = Figure(figsize=(4.3 * len(sets), 4.2))
+    axes = figure.subplots(1, len(sets), squeeze=False)[0]
+    for axis, (motion_set, rows) in zip(axes, sets.items(), strict=True):
+        for i, row in enumerate(ROWS):
+            if row.name in rows:
+                found = rows[row.name]
+                top1 = found['forward' if 'forward' in found else 'still']['top1']
+                marker, color = visualize.mark(i)
+                axis.plot(found['gflops'], 100 * top1, marker, color=color, label=row.name)
         axis.set(title=motion_set, xlabel='GFLOPs per clip', ylim=(0, 104))
-        axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel('top-1 (%)')
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside lower center', ncols=4, fontsize=8)
-    figure.savefig(HERE / 'accuracy.png', dpi=110)
-    plt.close(figure)
+        axis.grid(True)
+    axes[0].set_ylabel('top-1 (%)')
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside lower center', ncols=4)
+    visualize.save(figure, HERE / 'accuracy.png')
 
-    figure, axis = plt.subplots(figsize=(5.2, 4), layout='constrained')
-    for motion_set, rows in sets.items():
-        for row in rows.values():
-            at = row.get('grids', {})
-            if at:
-                gflops = [point['gflops'] for point in at.values()]
-                top1 = [100 * point['top1'] for point in at.values()]
-                axis.plot(gflops, top1, 'o-', label=motion_set)
-                if motion_set == next(iter(sets)):
-                    for grid, x, y in zip(at, gflops, top1, strict=True):
-                        axis.annotate(
-                            grid, (x, y), (0, -13), textcoords='offset points', ha='center', size=8
-                        )
-    axis.set(xlabel='GFLOPs per clip', ylabel='top-1 (%)', ylim=(0, 104))
-    axis.set_title('LookupViT: one trained model, several compressed grids', fontsize=10)
-    axis.grid(alpha=0.3)
-    axis.legend(loc='lower right')
-    figure.savefig(HERE / 'grids.png', dpi=110)
-    plt.close(figure)
+    grids = {
+        motion_set: [
+            (point['gflops'], 100 * point['top1'], grid) for grid, point in row['grids'].items()
+        ]
+        for motion_set, rows in sets.items()
+        for row in rows.values()
+        if 'grids' in row
+    }
+    if grids:
+        title = 'LookupViT: one trained model, several compressed grids'
+        visualize.save(visualize.accuracy_against_cost(grids, title=title), HERE / 'grids.png')
 
 
 def main() -> None:
