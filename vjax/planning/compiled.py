@@ -122,8 +122,8 @@ def activations_of_a_clip(
     """Bytes of one clip that a step cannot do without at its fullest moment, before the compiler.
 
     They are what differentiation keeps of the forward pass by the remat policy, and, where there is
-    one, what it computes again in one layer. Counted as what the passes of twice as many clips keep
-    more, so that parameters do not count.
+    one, what it computes again in one layer. What does not depend on the number of clips, such as
+    parameters, does not count.
 
     Args:
         assembly: model and shapes.
@@ -152,7 +152,7 @@ def _kept(
     num_clips: int,
     tile: tuple[int, int],
 ) -> float:
-    def by(num_clips):
+    def saved(num_clips):
         def residuals(params, video):
             def forward(params):
                 rngs = {'dropout': jax.random.key(0)}
@@ -164,12 +164,14 @@ def _kept(
             return jax.vjp(forward, params)[1]
 
         video = jax.ShapeDtypeStruct((num_clips, *configs.clip_shape(config)), jnp.float32)
-        saved = jax.eval_shape(residuals, params, video)
-        return sum(
-            tiled_size(leaf.shape, tile) * leaf.dtype.itemsize for leaf in jax.tree.leaves(saved)
-        )
+        return jax.tree.leaves(jax.eval_shape(residuals, params, video))
 
-    return (by(2 * num_clips) - by(num_clips)) / num_clips
+    of_clips = [
+        tiled_size(leaf.shape, tile) * leaf.dtype.itemsize
+        for leaf, of_more in zip(saved(num_clips), saved(num_clips + 1), strict=True)
+        if leaf.shape != of_more.shape
+    ]
+    return sum(of_clips) / num_clips
 
 
 def tiled_size(shape: Sequence[int], tile: tuple[int, int]) -> int:
