@@ -10,13 +10,14 @@ PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 EXTRAS := tests/weights/test_huggingface.py tests/weights/test_videoprism_parity.py tests/models/test_probe.py \
 	tests/test_prepare_scale.py
 
-.PHONY: help install demo test test-slow lint clean
+.PHONY: help install demo test test-slow test-colabs colabs lint clean
 
 help:
 	@echo 'make install   make $(VENV) with vjax and its pinned dependencies'
 	@echo 'make demo      render, prepare, train, evaluate and predict under runs/demo'
 	@echo 'make test      the fast tests'
 	@echo 'make test-slow the slow tests, parity with PyTorch references, Apache Beam'
+	@echo 'make test-colabs the notebooks of colabs/, top to bottom; make colabs writes their outputs anew'
 	@echo 'make lint      ruff'
 	@echo 'make clean     remove $(VENV) and runs/demo'
 
@@ -36,6 +37,10 @@ $(VENV)/installed-extras: $(VENV)/installed-test
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[parity,beam]'
 	@touch $@
 
+$(VENV)/installed-colab: $(VENV)/installed-test
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[colab]'
+	@touch $@
+
 install: $(VENV)/installed
 
 demo: $(VENV)/installed
@@ -47,6 +52,16 @@ test: $(VENV)/installed-test
 test-slow: $(VENV)/installed-extras
 	$(PYTEST) -m slow
 	$(PYTEST) $(EXTRAS)
+
+# One after the other: each takes all processors. Without what tests tell XLA.
+test-colabs: $(VENV)/installed-colab
+	env -u XLA_FLAGS $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 colabs/*.ipynb
+
+colabs: $(VENV)/installed-colab
+	$(BIN)/python -m jupytext --to ipynb --update colabs/*.py
+	env -u XLA_FLAGS $(BIN)/python -m nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False colabs/*.ipynb
+	$(BIN)/python -m nbconvert --to notebook --inplace --coalesce-streams colabs/*.ipynb
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

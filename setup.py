@@ -46,11 +46,12 @@ setup(
         'tqdm>=4.66',
     ],
     extras_require={
-        'test': ['beartype', 'hypothesis', 'msgpack', 'pytest', 'pytest-xdist', 'ruff'],
+        'test': ['beartype', 'hypothesis', 'jupytext', 'msgpack', 'pytest', 'pytest-xdist', 'ruff'],
         'parity': ['torch', 'transformers'],
         'gpu': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],
         'plan': ['jax[tpu]'],  # For the libtpu that this jax wants: the compiler; no TPU is needed.
+        'colab': ['ipykernel', 'jupytext', 'nbconvert', 'nbmake', 'pytest'],
         'beam': ['apache-beam>=2.77'],
         'cloud': ['gcsfs', 's3fs'],
         # torchcodec: later ones want a CUDA library even on a CPU.
