@@ -28,7 +28,7 @@ from vjax.data import clip_files, pipeline, video
 from vjax.data.augment import normalise
 from vjax.errors import UserError
 from vjax.models.maps import look
-from vjax.predict import best
+from vjax.predict import as_prepared, best
 from vjax.training import runs
 
 FORMATS = (*clip_files.FORMATS, 'png')
@@ -79,11 +79,7 @@ def look_at(
 
     for file, name in zip(files, unique_stems(files), strict=True):
         try:
-            film = video.to_jpeg(
-                file,
-                short_side=run.settings['short_side'],
-                jpeg_quality=run.settings.get('jpeg_quality', video.JPEG_QUALITY),
-            )
+            film = as_prepared(run, file)
         except video.BadVideo as error:
             yield {'path': str(file), 'error': str(error)}
             continue

@@ -73,11 +73,7 @@ def predict(
 
     for file in files:
         try:
-            film = video.to_jpeg(
-                file,
-                short_side=run.settings['short_side'],
-                jpeg_quality=run.settings.get('jpeg_quality', video.JPEG_QUALITY),
-            )
+            film = as_prepared(run, file)
         except video.BadVideo as error:
             # Whoever has a film wants to know what happens when.
             advice = f'; {_FOR_LONG_ONES}' if isinstance(error, video.TooLong) else ''
@@ -86,6 +82,19 @@ def predict(
         clips = pipeline.decode_views(film, clip=run.config.clip.to_dict(), views=views)
         scores = jax.device_get(log_probabilities(run.params, clips[None]))
         yield {'path': str(file), **answer(run.classes, scores, top)}
+
+
+def as_prepared(run: runs.Run, file: str | Path) -> video.Video:
+    """A file as the data set of the run would hold it.
+
+    Raises:
+        BadVideo: it is no video.
+    """
+    return video.to_jpeg(
+        file,
+        short_side=run.settings['short_side'],
+        jpeg_quality=run.settings.get('jpeg_quality', video.JPEG_QUALITY),
+    )
 
 
 def answer(
