@@ -389,13 +389,20 @@ MESHES = [
 ]
 
 
+AUGMENTED = (*SGD, 'loss.mixup=0.3', 'augment.rand_augment=1', 'augment.erase=0.5')
+
+
+@pytest.fixture(scope='module')
+def on_one_device(digits):
+    return some_steps(digits, one_device(), 20, *AUGMENTED)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(('preset', 'axes'), MESHES)
-def test_every_mesh_trains_the_same(digits, preset, axes):
-    overrides = (*SGD, 'loss.mixup=0.3', 'augment.rand_augment=1', 'augment.erase=0.5')
-    one, reports = some_steps(digits, one_device(), 20, *overrides)
+def test_every_mesh_trains_the_same(on_one_device, digits, preset, axes):
+    one, reports = on_one_device
     params, same = some_steps(
-        digits, sharding.make_mesh(axes), 20, *overrides, f'sharding.preset={preset}'
+        digits, sharding.make_mesh(axes), 20, *AUGMENTED, f'sharding.preset={preset}'
     )
     difference = optax.tree.norm(jax.tree.map(np.subtract, one, params), ord='inf')
     assert float(difference) <= 1e-5
