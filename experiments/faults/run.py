@@ -10,6 +10,7 @@ which Linux and `unshare` are needed, but no rights. Writes results.json and tab
 """
 
 import argparse
+import functools
 import os
 import subprocess
 import sys
@@ -90,12 +91,15 @@ def make_dataset(out: Path) -> Path:
 
 def disturb(dataset: Path, disk: Path, num_faults: int, seed: int) -> dict[str, Any]:
     """Trainings with faults, one after the other, until there were `num_faults`."""
-    undisturbed = {}
-    for count in (1, 2):
-        undisturbed[count] = disk / f'undisturbed{count}'
-        codes = Training(undisturbed[count], dataset, NUM_STEPS, count).end()
+
+    @functools.cache
+    def undisturbed(num_processes):
+        workdir = disk / f'undisturbed{num_processes}'
+        codes = Training(workdir, dataset, NUM_STEPS, num_processes).end()
         if set(codes) != {0}:
             raise RuntimeError(f'the undisturbed training ended with {codes}')
+        return workdir
+
     trainings = []
     rng = np.random.default_rng(seed)
     kinds = []
@@ -125,9 +129,9 @@ def disturb(dataset: Path, disk: Path, num_faults: int, seed: int) -> dict[str, 
                 {'kind': kind, 'processes': len(codes), 'step': last_step(workdir), **seen}
             )
             print(f'{crew}: {faults[-1]}', flush=True)
-        reference = undisturbed[min(CREWS[crew])]
-        trainings.append({'processes': crew, 'faults': faults, **compare(reference, workdir)})
-        print(f'-> {compare(reference, workdir)}', flush=True)
+        difference = compare(undisturbed(min(CREWS[crew])), workdir)
+        trainings.append({'processes': crew, 'faults': faults, **difference})
+        print(f'-> {difference}', flush=True)
     return {'num_steps': NUM_STEPS, 'trainings': trainings}
 
 
