@@ -120,14 +120,15 @@ def test_table_and_plot(tmp_path):
     found = run.summary(results)['32x2'][readers.VJAX_FRAMES]
     assert found == {
         'cpu_ms': 20.0,
+        'median_ms': 22.5,
         'clips_per_second': 50.0,
         'of_limit': 0.8,
         'times_mp4': 2.5,
     }
     run.write_table(results, tmp_path / 'table.md')
     table = (tmp_path / 'table.md').read_text()
-    assert '| vjax, --store=frames | 123 | 20.00 | 50.0 | 80% | 2.50 |' in table
-    assert '| decord | 123 | not installed (decord: ModuleNotFoundError) | | | |' in table
+    assert '| vjax, --store=frames | 123 | 20.00 | 22.50 | 50.0 | 80% | 2.50 |' in table
+    assert '| decord | 123 | not installed (decord: ModuleNotFoundError) | | | | |' in table
     assert '| vjax, --store=frames | 84 x 64 | 1,000 | 100 | 100 | +0.10% |' in table
     run.draw(results, tmp_path / 'rates.png')
     assert (tmp_path / 'rates.png').stat().st_size > 10_000
