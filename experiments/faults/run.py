@@ -6,15 +6,18 @@ losses and final parameters are compared with the undisturbed run's: of as many 
 for bit; where each start has another number of processes, by their largest difference.
 
 The workdirs are on a small disk of their own, so that it can be full: a tmpfs in a mount namespace, for
-which Linux and `unshare` are needed, but no rights. Writes results.json and table.md beside this file.
+which Linux and `unshare` are needed, but no rights. Writes results.json and table.md beside this file
+after each training.
 """
 
 import argparse
 import functools
+import itertools
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +52,23 @@ def main() -> None:
     disk = small_disk(args.out)
     dataset = make_dataset(args.out)
     started = time.monotonic()
-    results = disturb(dataset, disk, args.faults, args.seed)
     environment = reporting.environment()
-    results['environment'] = {
-        'command': f'python -m experiments.faults.run --faults={args.faults} --seed={args.seed}',
-        'minutes': round((time.monotonic() - started) / 60, 1),
-        **{key: environment[key] for key in ('platform', 'packages', 'devices')},
-    }
     args.results.mkdir(parents=True, exist_ok=True)
-    reporting.write_json(args.results / 'results.json', results)
-    (args.results / 'table.md').write_text(table(results))
+    trainings = []
+    for training in disturb(dataset, disk, args.faults, args.seed):
+        trainings.append(training)
+        command = f'python -m experiments.faults.run --faults={args.faults} --seed={args.seed}'
+        results = {
+            'num_steps': NUM_STEPS,
+            'trainings': trainings,
+            'environment': {
+                'command': command,
+                'minutes': round((time.monotonic() - started) / 60, 1),
+                **{key: environment[key] for key in ('platform', 'packages', 'devices')},
+            },
+        }
+        reporting.write_json(args.results / 'results.json', results)
+        (args.results / 'table.md').write_text(table(results))
     print(table(results))
 
 
@@ -89,7 +99,7 @@ def make_dataset(out: Path) -> Path:
     return dataset
 
 
-def disturb(dataset: Path, disk: Path, num_faults: int, seed: int) -> dict[str, Any]:
+def disturb(dataset: Path, disk: Path, num_faults: int, seed: int) -> Iterator[dict[str, Any]]:
     """Trainings with faults, one after the other, until there were `num_faults`."""
 
     @functools.cache
@@ -100,12 +110,13 @@ def disturb(dataset: Path, disk: Path, num_faults: int, seed: int) -> dict[str, 
             raise RuntimeError(f'the undisturbed training ended with {codes}')
         return workdir
 
-    trainings = []
+    left = num_faults
     rng = np.random.default_rng(seed)
     kinds = []
-    while (left := num_faults - sum(len(training['faults']) for training in trainings)) > 0:
-        crew = list(CREWS)[len(trainings) % len(CREWS)]
-        workdir = disk / f'disturbed{len(trainings)}'
+    for number, crew in enumerate(itertools.cycle(CREWS)):
+        if left <= 0:
+            return
+        workdir = disk / f'disturbed{number}'
         faults = []
         while True:
             # Every kind as often as the others, in an order drawn anew each time.
@@ -130,9 +141,9 @@ def disturb(dataset: Path, disk: Path, num_faults: int, seed: int) -> dict[str, 
             )
             print(f'{crew}: {faults[-1]}', flush=True)
         difference = compare(undisturbed(min(CREWS[crew])), workdir)
-        trainings.append({'processes': crew, 'faults': faults, **difference})
         print(f'-> {difference}', flush=True)
-    return {'num_steps': NUM_STEPS, 'trainings': trainings}
+        left -= len(faults)
+        yield {'processes': crew, 'faults': faults, **difference}
 
 
 def compare(one: Path, other: Path) -> dict[str, Any]:
