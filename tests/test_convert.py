@@ -126,6 +126,7 @@ def vivit(digits):
     return models.build(**config(digits, 'model.num_classes=6').model)
 
 
+@pytest.mark.slow
 def test_a_scenic_checkpoint_is_evaluated_once_its_classes_have_names(vivit, digits, tmp_path):
     path, params = scenic_file(tmp_path, vivit)
     convert(f'scenic:{path}', tmp_path / 'unnamed', config=config(digits))
@@ -175,6 +176,7 @@ def test_an_existing_folder_is_not_written_over(trained, tmp_path):
         convert(str(trained), tmp_path)
 
 
+@pytest.mark.slow
 def test_what_was_never_trained_stays_so_through_another_conversion(image_file, digits, tmp_path):
     first = convert(f'vit:{image_file}', tmp_path / 'first', config=config(digits))
     again = convert(str(tmp_path / 'first'), tmp_path / 'again')
@@ -186,6 +188,7 @@ def test_what_was_never_trained_stays_so_through_another_conversion(image_file, 
     assert not (tmp_path / 'exported').exists()
 
 
+@pytest.mark.slow
 def test_how_a_run_was_started_does_not_matter_to_its_conversion(trained, digits, tmp_path):
     dropped = config(digits, f'init_from={trained}', 'adapt.head=drop')
     train(dropped, tmp_path / 'run')

@@ -26,6 +26,7 @@ def films(digits):
     return sorted((digits / '..').resolve().rglob('videos/test/*.mp4'))[:2]
 
 
+@pytest.mark.slow
 def test_a_file_of_overlays_for_each_video(workdir, films, tmp_path, capsys):
     broken = tmp_path / 'broken.mp4'
     broken.write_bytes(b'no video')

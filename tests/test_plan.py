@@ -331,7 +331,7 @@ def test_a_sweep_has_the_config_as_it_is_and_what_the_chips_allow():
     config = cli.load_config(TINY, [])
     found = list(sweep.variations(config, 8))
     assert found[0] == []
-    assert len(found) == 1 + 3 * 4 * 3  # Batches, meshes, policies.
+    assert len(found) == 1 + 3 * 4 * 4  # Batches, meshes, policies.
     for changes in found:
         cli.load_config(TINY, changes)  # All are keys and values of a config.
     slow, fast, large = (

@@ -77,6 +77,7 @@ def assert_same_params(one, other, tolerance):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(digits, tmp_path):
     # The second run also saves whenever the clock of the first process says so: after every other step,
     # because the others have to hear of it.

@@ -184,6 +184,7 @@ def test_any_number_of_labels_hold_at_once(workdir, film, monkeypatch):
     assert watch.watch(workdir, film, min_score=1.0).segments == []
 
 
+@pytest.mark.slow
 def test_a_pipe_gives_the_windows_of_the_file(workdir, film, piped, capsys):
     arguments = [f'--workdir={workdir}', '--json', '--top=2', '--print=windows']
     assert watch.main([*arguments, str(film)]) == 0
@@ -249,6 +250,7 @@ def test_what_is_asked_wrongly_is_said_at_once(option, sentence):
         watch.main(['--workdir=nowhere', 'video.mp4', option])
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_stream_and_leaves_what_was_found(workdir, frames, tmp_path):
     table, picture = tmp_path / 'found.json', tmp_path / 'found.png'
     command = [sys.executable, '-m', 'vjax.watch', f'--workdir={workdir}', '-', '--json']

@@ -255,6 +255,7 @@ def test_what_cannot_be_read_is_named(path, tmp_path):
         stores.open_store(records.open_dataset(path), 'validation')
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_run_on_it(path, tmp_path):
     overrides = [
         f'--config.dataset.path={path}',

@@ -149,6 +149,7 @@ def test_bfloat16_gives_float32_logits_near_those_of_float32(random_params):
     assert not np.array_equal(half, logits)
 
 
+@pytest.mark.slow
 def test_how_it_is_computed_changes_no_gradient(random_params):
     prism, video = model(temporal_depth=1, auxiliary_depth=1), clips(1, (2, 4, 8, 3))
     params = random_params(prism, video)
