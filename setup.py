@@ -37,6 +37,7 @@ setup(
         'orbax-checkpoint>=0.12',
         'pillow>=11',
         'safetensors>=0.6',
+        'simplejpeg>=1.8',  # libjpeg-turbo, as wheels.
         'scikit-learn>=1.5',  # The digits and photographs of the embedded data set.
         'tensorboard>=2.20',  # clu imports it without declaring it.
         'tensorflow-cpu>=2.20; platform_system == "Linux" and platform_machine == "x86_64"',
@@ -59,7 +60,6 @@ setup(
             'decord',
             'grain',
             'scikit-video',
-            'simplejpeg',
             'torch',
             'torchcodec==0.13.*',
         ],

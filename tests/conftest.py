@@ -18,6 +18,11 @@ os.environ['XLA_FLAGS'] = ' '.join(
         '--xla_backend_optimization_level=0',
     ]
 )
+# Many tests compile the same step; all workers, and the processes that tests start, share it.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix='vjax-tests-')
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 
 import jax
 import numpy as np
@@ -34,10 +39,6 @@ from vjax.training.interruption import Interruption
 ROOT = pathlib.Path(__file__).parents[1]
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-# Many tests compile the same step; they share it within one session.
-_CACHE = tempfile.TemporaryDirectory(prefix='vjax-tests-')
-jax.config.update('jax_compilation_cache_dir', _CACHE.name)
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
 @pytest.fixture(scope='session')

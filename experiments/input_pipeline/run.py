@@ -4,8 +4,9 @@ Random clips, cut out at random, of the same films: read by vjax's pipeline from
 grain and by a plain TFRecord pipeline from the same JPEG frames, and by decoders of mp4 files; beside
 them libjpeg-turbo alone, decoding as many of the same JPEG frames, whole, in memory, which is the limit
 for whatever reads JPEG. (Through simplejpeg, which gives the bytes and a buffer to the library and does
-nothing else: the fastest way to it that pip can install. A pipeline that decodes parts of frames could
-be faster.)
+nothing else: the fastest way to it that pip can install. As the library decodes by default; its fast DCT,
+which vjax and TensorFlow's decoder use, has a row of its own. A pipeline that decodes parts of frames
+could be faster.)
 
 Every reader has a process of its own and they take turns, so that neighbours on the machine hurt all of
 them alike. What counts is the CPU time of all threads of the process, and the least of all rounds; the

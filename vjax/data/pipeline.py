@@ -6,27 +6,31 @@ is made for it, here and on the device, is keyed by p. So there is no shuffle bu
 to save: a run goes on at any step, and on any number of hosts, with the same bytes.
 
 What a clip shows of a video is drawn from the split's index, before anything of the video is read: so
-only the bytes of those frames are read, and the draws are the same however the frames are stored. Of
-the frames only what is seen of them is decoded; the pixels stay uint8. Everything else happens on the
-device (`vjax.data.augment`).
+only the bytes of those frames are read, and the draws are the same however the frames are stored. Their
+pixels stay uint8 and are written once, to where they are in the batch (`vjax.data.decoding`). Everything
+else happens on the device (`vjax.data.augment`).
 
-A video that cannot be read or decoded becomes zeros with mask 0 and a warning, never another video. It
-costs healthy data nothing: nothing is checked beforehand, but where a batch fails to decode the stream
-is built again from that step on without the examples of the step that fail alone.
+A video that cannot be read or decoded becomes zeros with mask 0 and a warning, never another video.
 """
 
+import collections
+import concurrent.futures
 import dataclasses
 import functools
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 from etils import epy
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from vjax.data import memory, records, sampling, short_gops, stores, tfrecord, video
+from vjax.data import memory, records, sampling, stores, tfrecord, video
+from vjax.data.decoding import decode_window
 from vjax.data.geometry import draw_window, resized_shape, view_corners, window_size
 from vjax.data.sections import Augment, Clip
 from vjax.errors import UserError
@@ -38,6 +42,9 @@ log = logging.getLogger(__name__)
 
 Section = Mapping[str, Any] | ConfigDict
 Tensors = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+
+_AHEAD = 3  # Batches that are decoded while one is in use.
 
 
 # --- What is shown of a video, drawn from its row of the index. ---
@@ -122,107 +129,38 @@ def _evaluation_draw(
 # --- Bytes -> pixels. ---
 
 
-def _decode(
-    content: 'tf.Tensor', row: Tensors, drawn: Tensors, *, encoding: str, short_side: int
-) -> 'tf.Tensor':
-    """Decodes frames and cuts out a window of them, uint8 [frames, height, width, 3].
-
-    JPEG frames that were stored at the right size are decoded in the window only (which changes the
-    colours of its outermost pixels, whose neighbours are not there to be interpolated with). Frames of
-    another size are decoded whole and resized (bilinear, with anti-aliasing).
-
-    Args:
-        content: strings, from a store of this encoding.
-        row: of the index.
-        drawn: `frames` and `window` are used.
-        encoding: of the store.
-        short_side: what the frames' short side is resized to.
-    """
-    num_frames = drawn['frames'].shape[0]
-    top, left, height, width = tf.unstack(drawn['window'])
-
-    def of_video(window):
-        size = tf.stack([row['height'], row['width']])
-        asked = [content, drawn['frames'], size, window]
-        frames = tf.numpy_function(
-            lambda content, frames, size, window: short_gops.decode_frames(
-                content[0], frames, *size.tolist(), window
-            ),
-            asked,
-            tf.uint8,
-        )
-        return tf.ensure_shape(frames, [num_frames, None, None, 3])
-
-    def whole():
-        if encoding == 'video':
-            return of_video(tf.stack([0, 0, row['height'], row['width']]))
-        decode = tf.io.decode_jpeg if encoding == 'jpeg' else tf.io.decode_png
-        return tf.stack([decode(image, channels=3) for image in tf.unstack(content)])
-
-    def cut(frames):
-        return frames[:, top : top + height, left : left + width]
-
-    def decode_window():
-        if encoding == 'video':
-            return of_video(drawn['window'])
-        if encoding == 'png':
-            return cut(whole())
-        # An op for each frame, because a graph loop costs up to a third more on small frames; unstacked at
-        # once, because slices cost 3 % more.
-        return tf.stack(
-            [
-                tf.io.decode_and_crop_jpeg(jpeg, drawn['window'], channels=3)
-                for jpeg in tf.unstack(content)
-            ]
-        )
-
-    def decode_and_resize():
-        size = resized_shape(row['height'], row['width'], short_side)
-        frames = tf.image.resize(whole(), size, method='bilinear', antialias=True)
-        return tf.saturate_cast(tf.round(cut(frames)), tf.uint8)
-
-    stored_at_size = tf.equal(tf.minimum(row['height'], row['width']), short_side)
-    return tf.cond(stored_at_size, decode_window, decode_and_resize)
-
-
 def _training_video(
-    content: 'tf.Tensor',
-    row: Tensors,
-    drawn: Tensors,
-    *,
-    clip: Clip,
-    augment: Augment,
-    encoding: str,
-) -> 'tf.Tensor':
-    """The window of a training clip, uint8 [time, side, side, 3]."""
-    side = window_size(clip, augment)
-    frames = _decode(content, row, drawn, encoding=encoding, short_side=clip.short_side)
-    if augment.area:  # A window is as large as what is shown; clips of a batch are all as large.
-        frames = tf.image.pad_to_bounding_box(frames, 0, 0, side, side)
-    frames = tf.repeat(frames, clip.num_frames // drawn['frames'].shape[0], axis=0)
-    return tf.ensure_shape(frames, [clip.num_frames, side, side, 3])
+    content: list[bytes],
+    size: tuple[int, int],
+    drawn: Arrays,
+    out: UInt8[np.ndarray, 'time side side 3'],
+    **how: Any,
+) -> None:
+    """Writes the window of a training clip; `how` is for `decode_window`."""
+    _, _, height, width = drawn['window']
+    # A window is as large as what is shown where areas are drawn; clips of a batch are all as large.
+    out[:, height:] = 0
+    out[:, :, width:] = 0
+    shown = out[: len(drawn['frames']), :height, :width]
+    decode_window(content, drawn['frames'], size, drawn['window'], shown, **how)
+    out[len(shown) :] = out[0]  # A frame that stands.
 
 
 def _evaluation_video(
-    content: 'tf.Tensor',
-    row: Tensors,
-    drawn: Tensors,
-    *,
-    clip: Clip,
-    views: tuple[int, int],
-    encoding: str,
-) -> 'tf.Tensor':
-    """All views of a video, uint8 [views, time, size, size, 3]."""
-    num_clips, num_crops = views
-    frames = _decode(content, row, drawn, encoding=encoding, short_side=clip.short_side)
-    frames = tf.repeat(frames, num_clips * clip.num_frames // drawn['frames'].shape[0], axis=0)
-    size, corners = clip.size, drawn['corners']
-    crops = [
-        frames[:, corners[j, 0] : corners[j, 0] + size, corners[j, 1] : corners[j, 1] + size]
-        for j in range(num_crops)
-    ]
-    shape = [num_crops * num_clips, clip.num_frames, size, size, 3]
-    return tf.reshape(tf.stack(crops), shape)
+    content: list[bytes],
+    size: tuple[int, int],
+    drawn: Arrays,
+    out: UInt8[np.ndarray, 'views time size size 3'],
+    **how: Any,
+) -> None:
+    """Writes all views of a video; `how` is for `decode_window`."""
+    frames = np.empty((len(drawn['frames']), *drawn['window'][2:], 3), np.uint8)
+    decode_window(content, drawn['frames'], size, drawn['window'], frames, **how)
+    num_crops, length = len(drawn['corners']), out.shape[2]
+    views = rearrange(out, '(crop clip) ... -> crop clip ...', crop=num_crops)
+    frames = rearrange(frames, '(clip time) ... -> clip time ...', clip=views.shape[1])
+    for view, (top, left) in zip(views, drawn['corners'], strict=True):
+        view[:] = frames[:, :, top : top + length, left : left + length]  # One frame stands.
 
 
 def decode_views(
@@ -249,9 +187,12 @@ def decode_views(
         'width': tf.constant(film.width, tf.int32),
     }
     drawn = _evaluation_draw(row, tf.constant(index, tf.int64), clip=clip, views=views)
-    content = tf.constant([film.frames[i] for i in drawn['frames'].numpy()])
-    shown = _evaluation_video(content, row, drawn, clip=clip, views=views, encoding='jpeg')
-    return shown.numpy()
+    drawn = {name: x.numpy() for name, x in drawn.items()}
+    content = [film.frames[i] for i in drawn['frames']]
+    size = (film.height, film.width)
+    out = np.empty((math.prod(views), clip.num_frames, clip.size, clip.size, 3), np.uint8)
+    _evaluation_video(content, size, drawn, out, encoding='jpeg', short_side=clip.short_side)
+    return out
 
 
 # --- Streams of batches. ---
@@ -329,7 +270,7 @@ def train_batches(
             plan=plan,
             draw=functools.partial(_training_draw, clip=clip, augment=augment, seed=seed),
             decode=functools.partial(
-                _training_video, clip=clip, augment=augment, encoding=store.encoding
+                _training_video, encoding=store.encoding, short_side=clip.short_side
             ),
             shape=(clip.num_frames, side, side, 3),
             kept=('box',),
@@ -393,7 +334,7 @@ def eval_batches(
             plan=plan,
             draw=functools.partial(_evaluation_draw, clip=clip, views=views),
             decode=functools.partial(
-                _evaluation_video, clip=clip, views=views, encoding=store.encoding
+                _evaluation_video, encoding=store.encoding, short_side=clip.short_side
             ),
             shape=(views[0] * views[1], clip.num_frames, clip.size, clip.size, 3),
             kept=(),
@@ -415,7 +356,7 @@ class _Stream:
         plan: step -> the places in the stream and the numbers of the videos, int64 [per_host] each; a
             number beyond the split is an example that only fills up.
         draw: row of the index, place -> what is shown.
-        decode: bytes, row, what is shown -> uint8 pixels.
+        decode: bytes, height and width, what is shown, and where its uint8 pixels are written.
         shape: theirs.
         kept: what of the draws goes into the batch.
     """
@@ -424,7 +365,7 @@ class _Stream:
     place: str
     plan: Callable[['tf.Tensor'], tuple['tf.Tensor', 'tf.Tensor']]
     draw: Callable[[Tensors, 'tf.Tensor'], Tensors]
-    decode: Callable[['tf.Tensor', Tensors, Tensors], 'tf.Tensor']
+    decode: Callable[[list[bytes], tuple[int, int], Arrays, np.ndarray], None]
     shape: tuple[int, ...]
     kept: tuple[str, ...]
 
@@ -439,15 +380,13 @@ def _stream(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches of the steps.
 
-    plan -> draw -> read (in Python, once per batch) -> decode (an example at a time) -> batch.
+    plan -> draw -> batch (tf.data); then, an example at a time, in threads: read -> decode to its place.
     """
     _use_cpu_only()
     memory.keep_large_buffers()
-    num_threads = num_threads or os.cpu_count()
     num_videos = len(store.index)
     classes = list(dataset.classes.values())
     num_labels = len(classes[0]) if dataset.multi_label else len(classes)
-    undecodable = set()  # Places, not videos: a resumed run must lose the same examples.
     columns = {
         name: tf.constant(getattr(store.index, name))
         for name in ('num_frames', 'fps', 'height', 'width')
@@ -460,101 +399,76 @@ def _stream(
         return {'place': places, 'video': videos, 'row': row}
 
     def draw(example):
-        return example | {'drawn': kind.draw(example['row'], example['place'])}
+        drawn = kind.draw(example['row'], example['place'])
+        return {'place': example['place'], 'video': example['video'], 'drawn': drawn}
 
     def label(index, seconds):
         if not dataset.multi_label:
             return store.index.label(index)
         return store.index.multi_hot(index, num_labels, tuple(seconds.tolist()))
 
-    def fetch(places, videos, frames, seconds):
-        """Python's only part in the hot path; once per batch, since each call costs up to 1 ms."""
-        per_video = 1 if store.encoding == 'video' else frames.shape[1]
-        content = np.full((per_host, per_video), b'', object)
-        labels = np.zeros((per_host, num_labels), np.int32)
-        mask = np.zeros(per_host, np.float32)
-        for i, (place, index) in enumerate(zip(places.tolist(), videos.tolist(), strict=True)):
-            if place in undecodable or index >= num_videos:
-                continue
-            try:
-                content[i] = store.read(index, frames[i])
-            except tfrecord.DamagedRecord as error:
-                log.warning('%s: video %d cannot be read, left out: %s', kind.name, index, error)
-                continue
-            labels[i] = label(index, seconds[i])
-            mask[i] = 1
-        return content, labels, mask
+    def decoded(index, drawn, pixels):
+        """Whether the video could be read and decoded."""
+        if index >= num_videos:
+            return False
+        try:
+            content = store.read(index, drawn['frames'])
+        except tfrecord.DamagedRecord as error:
+            log.warning('%s: video %d cannot be read, left out: %s', kind.name, index, error)
+            return False
+        size = (int(store.index.height[index]), int(store.index.width[index]))
+        try:
+            kind.decode(content, size, drawn, pixels)
+        except Exception as error:  # Decoders fail in many ways.
+            reason = f'{type(error).__name__}: {error}'[:200]  # It may quote the content.
+            log.warning('%s: video %d cannot be decoded, left out: %s', kind.name, index, reason)
+            return False
+        return True
 
-    def read(examples):
+    def fill(batch, i, index, drawn):
+        """Writes an example to its place."""
+        if decoded(index, drawn, batch['video'][i]):
+            batch['label'][i] = label(index, drawn['seconds'])
+            batch['mask'][i] = 1
+        else:
+            batch['video'][i] = 0
+
+    def begin(examples, pool):
+        """A batch, and what is still to be done for it."""
         drawn = examples['drawn']
-        content, labels, mask = tf.numpy_function(
-            fetch,
-            [examples['place'], examples['video'], drawn['frames'], drawn['seconds']],
-            [tf.string, tf.int32, tf.float32],
-        )
-        per_video = 1 if store.encoding == 'video' else drawn['frames'].shape[1]
-        return examples | {
-            'content': tf.ensure_shape(content, [per_host, per_video]),
-            'label': tf.ensure_shape(labels, [per_host, num_labels]),
-            'mask': tf.ensure_shape(mask, [per_host]),
-        }
-
-    def decode(example):
-        drawn = example['drawn']
-        pixels = tf.cond(
-            example['mask'] > 0,
-            lambda: kind.decode(example['content'], example['row'], drawn),
-            lambda: tf.zeros(kind.shape, tf.uint8),
-        )
-        return {
-            'video': pixels,
+        batch = {
+            'video': np.empty((per_host, *kind.shape), np.uint8),
             **{name: drawn[name] for name in kind.kept},
-            'label': example['label'],
-            'mask': example['mask'],
-            kind.place: tf.cast(example['place'], tf.int32),
+            'label': np.zeros((per_host, num_labels), np.int32),
+            'mask': np.zeros(per_host, np.float32),
+            kind.place: examples['place'].astype(np.int32),
         }
+        return batch, [
+            pool.submit(fill, batch, i, index, {name: x[i] for name, x in drawn.items()})
+            for i, index in enumerate(examples['video'].tolist())
+        ]
 
-    def undecoded(first, stop):
-        data = tf.data.Dataset.range(first, stop)
-        data = data.map(plan).unbatch().map(draw).batch(per_host, drop_remainder=True)
-        return data.map(read, num_parallel_calls=2).unbatch()
-
-    def batches(first):
-        options = tf.data.Options()
-        options.deterministic = True
-        options.threading.private_threadpool_size = num_threads
-        data = undecoded(first, steps.stop).map(decode, num_parallel_calls=num_threads)
-        data = data.batch(per_host, drop_remainder=True).prefetch(2)
-        return data.with_options(options).as_numpy_iterator()
-
-    def find_undecodable(step):
-        """Places of the examples of a step that fail when they are decoded alone."""
-        failed = set()
-        for example in undecoded(step, step + 1):
-            try:
-                decode(example)
-            except Exception as error:  # Decoders fail in many ways.
-                reason = f'{type(error).__name__}: {error}'[:200]  # It may quote the content.
-                number = int(example['video'])
-                log.warning(
-                    '%s: video %d cannot be decoded, left out: %s', kind.name, number, reason
-                )
-                failed.add(int(example['place']))
-        return failed
+    def finish(batch, fillings):
+        for filling in fillings:
+            filling.result()  # What it raised is raised here.
+        return batch
 
     def stream():
-        step = steps.start
-        while step < steps.stop:
-            try:
-                for batch in batches(step):
-                    yield batch
-                    step += 1
-            # TensorFlow stumbles over its own message where that quotes a garbled record.
-            except (tf.errors.OpError, UnicodeDecodeError):
-                failed = find_undecodable(step)
-                if not failed:
-                    raise
-                undecodable.update(failed)
+        data = tf.data.Dataset.range(steps.start, steps.stop).map(plan).unbatch().map(draw)
+        data = data.batch(per_host, drop_remainder=True).prefetch(_AHEAD)
+        pool = concurrent.futures.ThreadPoolExecutor(num_threads or os.cpu_count())
+        coming = collections.deque()
+        try:
+            for examples in data.as_numpy_iterator():
+                coming.append(begin(examples, pool))
+                if len(coming) > _AHEAD:
+                    yield finish(*coming.popleft())
+            while coming:
+                yield finish(*coming.popleft())
+        finally:
+            for _, fillings in coming:
+                for filling in fillings:
+                    filling.cancel()
 
     return stream()
 
