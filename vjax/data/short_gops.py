@@ -1,5 +1,6 @@
 """Videos of which any frame is soon reached: short groups of pictures, each from a keyframe on."""
 
+import collections
 import fractions
 import io
 import math
@@ -120,7 +121,9 @@ def decode_frames(
         stream.codec_context.thread_type = 'NONE'
         ticks = int(fractions.Fraction(1, NOMINAL_FPS) / stream.time_base)  # In a frame.
         found = at = sought = 0  # Of `wanted`, the frame that should come next, the last keyframe.
-        decoder = container.decode(stream)
+        # Only one, and to its end: of each that is left before, PyAV leaks a packet.
+        packets = container.demux(stream)
+        decoded = collections.deque()
         # One for all, since it keeps what it sets up.
         reformatter = VideoReformatter()
         while found < len(wanted):
@@ -128,10 +131,13 @@ def decode_frames(
             if keyframe > max(at, sought):  # A gap that a keyframe ends is jumped over, once.
                 sought = keyframe
                 container.seek(keyframe * ticks, stream=stream)
-                decoder = container.decode(stream)
-            frame = next(decoder, None)
-            if frame is None:
-                raise ValueError(f'frame {wanted[found]} is missing')
+                decoded.clear()
+            while not decoded:
+                packet = next(packets, None)
+                if packet is None:
+                    raise ValueError(f'frame {wanted[found]} is missing')
+                decoded.extend(packet.decode())
+            frame = decoded.popleft()
             if frame.is_corrupt:
                 raise ValueError(f'frame {at} is damaged')
             if (frame.height, frame.width) != (height + height % 2, width + width % 2):
@@ -143,6 +149,8 @@ def decode_frames(
                     pictures[firsts[found], ..., channel] = plane
                 found += 1
             at += 1
+        container.seek(stream.duration, stream=stream)
+        collections.deque(packets, maxlen=0)
     for place, of_wanted in enumerate(places):
         if firsts[of_wanted] != place:
             pictures[place] = pictures[firsts[of_wanted]]
