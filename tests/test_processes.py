@@ -12,8 +12,9 @@ from vjax.errors import UserError
 from vjax.training import processes, reporting, runs
 from vjax.training.checkpoints import Checkpoints
 
-# Plain SGD: Adam turns rounding in a gradient near zero into a whole step.
-SETTINGS = ('optimizer.name=sgd', 'optimizer.learning_rate=0.05', 'log_every=1', 'batch_size=16')
+# Plain SGD at a low rate: Adam turns rounding in a gradient near zero into a whole step, and ten times the
+# rate doubles a difference every few steps.
+SETTINGS = ('optimizer.name=sgd', 'optimizer.learning_rate=0.005', 'log_every=1', 'batch_size=16')
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_four_processes_train_as_one(start, digits, tmp_path):
     codes, said = ended(start(4, tmp_path / '4', digits, *sharded, num_steps=20))
     assert codes == [0] * 4, said
     assert losses(tmp_path / '4') == pytest.approx(losses(tmp_path / '1'), abs=1e-5)
-    assert_same_params(tmp_path / '1', tmp_path / '4', 1e-5)
+    assert_same_params(tmp_path / '1', tmp_path / '4', 1e-6)
 
 
 @pytest.mark.slow
@@ -105,7 +106,7 @@ def test_a_signal_to_one_stops_all_and_another_number_goes_on(start, digits, tmp
     sharded = ('sharding.preset=fsdp', 'sharding.mesh.fsdp=4')
     assert ended(start(4, tmp_path / 'stopped', digits, *sharded, num_steps=40))[0] == [0] * 4
     assert losses(tmp_path / 'stopped') == pytest.approx(losses(tmp_path / 'straight'), abs=1e-5)
-    assert_same_params(tmp_path / 'straight', tmp_path / 'stopped', 1e-5)
+    assert_same_params(tmp_path / 'straight', tmp_path / 'stopped', 1e-6)
 
 
 @pytest.mark.slow
