@@ -9,10 +9,11 @@ which vjax and TensorFlow's decoder use, has a row of its own. A pipeline that d
 could be faster.)
 
 Every reader has a process of its own and they take turns, so that neighbours on the machine hurt all of
-them alike. What counts is the CPU time of all threads of the process, and the least of all rounds; the
-medians stand beside.
+them alike; each decodes in one thread, as the limit does. What counts is the CPU time of all threads of
+the process, and the least of all rounds; the medians stand beside.
 
-Further parts: how the rate scales with threads where the accelerator takes no time, and the memory of
+Further parts: how the rate scales with threads where the accelerator takes no time, beside as many
+processes of libjpeg-turbo at once, which is what the machine's cores can do together; and the memory of
 the process over many clips (of the smaller videos that `--store=video` reads there, so that decoding them
 does not take an hour; what could leak is the same).
 
@@ -20,6 +21,7 @@ Needs the extra [benchmark] and, for torchcodec, [parity]; what is not installed
 results.json, table.md and rates.png beside this file after every part.
 """
 
+import concurrent.futures
 import contextlib
 import importlib.metadata
 import json
@@ -48,7 +50,7 @@ def measure_rates(films: Films, rounds: int, num_clips: int, size: int) -> dict[
     """CPU milliseconds per clip of every reader in every round, by the kind of clip."""
     results = {}
     for clip, (num_frames, stride) in CLIPS.items():
-        task = Task(films, num_frames, stride, size)
+        task = Task(films, num_frames, stride, size, num_threads=1)
         rows = results[clip] = {}
         with contextlib.ExitStack() as stack:
             readers = {name: stack.enter_context(measure.started(name, task)) for name in READERS}
@@ -66,22 +68,34 @@ def measure_rates(films: Films, rounds: int, num_clips: int, size: int) -> dict[
 
 
 def measure_scaling(films: Films, rounds: int, num_clips: int, size: int) -> dict[str, Any]:
-    """Clips per second and cores in use, by the number of threads: the best of the rounds."""
-    best = {}
+    """Clips per second and cores in use, by the number of threads: the best of the rounds.
+
+    Beside them those of as many processes of the limit that work at once.
+    """
+    best, limits = {}, {}
+    counts = range(1, os.cpu_count() + 1)
     with contextlib.ExitStack() as stack:
-        readers = {
-            threads: stack.enter_context(
-                measure.started(VJAX_FRAMES, Task(films, 32, 2, size, num_threads=threads))
-            )
-            for threads in range(1, os.cpu_count() + 1)
-        }
+
+        def started(name, **how):
+            return stack.enter_context(measure.started(name, Task(films, 32, 2, size, **how)))
+
+        readers = {threads: started(VJAX_FRAMES, num_threads=threads) for threads in counts}
+        decoders = [started(LIMIT) for _ in counts]
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor())
         for _ in range(rounds):
             for threads, ask in readers.items():
                 # More than any reader holds ready: six batches.
                 clips, cores = ask(measure.rate, num_clips, 48)
                 best[threads] = max(best.get(threads, (0, 0)), (clips, cores))
+                asked = [pool.submit(ask, measure.rate, num_clips, 8) for ask in decoders[:threads]]
+                together = sum(each.result()[0] for each in asked)
+                limits[threads] = max(limits.get(threads, 0), together)
     return {
-        str(threads): {'clips_per_second': round(clips, 2), 'cores': round(cores, 3)}
+        str(threads): {
+            'clips_per_second': round(clips, 2),
+            'cores': round(cores, 3),
+            'limit_clips_per_second': round(limits[threads], 2),
+        }
         for threads, (clips, cores) in best.items()
     }
 
@@ -156,11 +170,14 @@ def write_table(results: dict[str, Any], path: Path) -> None:
         lines += [
             f'## An accelerator that takes no time ({VJAX_FRAMES}, 32x2)',
             '',
-            '| Threads | Clips / s | Cores in use |',
-            '| ---: | ---: | ---: |',
+            '| Threads | Clips / s | Cores in use | As many processes of libjpeg-turbo, clips / s |',
+            '| ---: | ---: | ---: | ---: |',
         ]
         for threads, row in results['scaling'].items():
-            lines.append(f'| {threads} | {row["clips_per_second"]:.1f} | {row["cores"]:.2f} |')
+            lines.append(
+                f'| {threads} | {row["clips_per_second"]:.1f} | {row["cores"]:.2f} | '
+                f'{row["limit_clips_per_second"]:.1f} |'
+            )
         lines.append('')
     if 'memory' in results:
         lines += [
