@@ -227,7 +227,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         clips = [row['clips'] * (i + 1) / LOOKS for i in range(LOOKS)]
         axes[0][-1].plot(clips, row['megabytes'], label=name)
         axes[0][-1].set(title='resident memory', xlabel='clips', ylabel='MB')
-        axes[0][-1].set_ylim(bottom=0)
+        axes[0][-1].set_ylim(0, 1.1 * max(max(each['megabytes']) for each in memory.values()))
         axes[0][-1].title.set_size(10)
         axes[0][-1].legend(loc='lower right', fontsize=8)
     figure.savefig(path, dpi=110)
