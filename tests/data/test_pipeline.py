@@ -4,6 +4,7 @@ import hashlib
 import io
 import itertools
 import pathlib
+import threading
 
 import numpy as np
 import pytest
@@ -249,6 +250,22 @@ def test_hosts_share_the_global_batch(dataset, num_hosts):
     parts = [train(dataset, num_steps=8, host=h, num_hosts=num_hosts) for h in range(num_hosts)]
     for step, batch in enumerate(whole):
         assert digest(join([part[step] for part in parts])) == digest(batch)
+
+
+def test_a_stream_that_is_left_leaves_no_threads(dataset):
+    def decoders():
+        return [thread for thread in threading.enumerate() if thread.name.startswith('decode')]
+
+    stream = pipeline.train_batches(
+        dataset, 'train', clip=CLIP, augment=NEUTRAL, batch_size=4, seed=0, num_threads=2
+    )
+    next(stream)
+    assert decoders()
+    stream.close()
+    del stream
+    for thread in decoders():
+        thread.join(timeout=30)
+    assert not decoders()
 
 
 def test_the_stream_is_endless_by_default(dataset):

@@ -456,7 +456,7 @@ def _stream(
     def stream():
         data = tf.data.Dataset.range(steps.start, steps.stop).map(plan).unbatch().map(draw)
         data = data.batch(per_host, drop_remainder=True).prefetch(_AHEAD)
-        pool = concurrent.futures.ThreadPoolExecutor(num_threads or os.cpu_count())
+        pool = concurrent.futures.ThreadPoolExecutor(num_threads or os.cpu_count(), 'decode')
         coming = collections.deque()
         try:
             for examples in data.as_numpy_iterator():
@@ -465,7 +465,7 @@ def _stream(
                     yield finish(*coming.popleft())
             while coming:
                 yield finish(*coming.popleft())
-        finally:
+        finally:  # A stream that is left has no use for what it had begun.
             for _, fillings in coming:
                 for filling in fillings:
                     filling.cancel()
