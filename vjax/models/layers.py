@@ -54,15 +54,20 @@ class PatchEmbedding(nn.Module):
         channels = x.shape[-1]
         kernel = self.param('kernel', self.kernel_init, (*self.patch, channels, self.width))
         bias = self.param('bias', nn.initializers.zeros, (self.width,))
-        # Rows of pixels with their channels: a TPU stores an axis of three channels as one of 128.
-        x = einops.rearrange(x, 'b ... w c -> b ... (w c)')
         *sizes, last = self.patch
         axes = ' '.join(f'(n{i} p{i})' for i in range(len(self.patch)))
         grid = ' '.join(f'n{i}' for i in range(len(self.patch)))
         within = ' '.join(f'p{i}' for i in range(len(self.patch)))
         sizes = {f'p{i}': size for i, size in enumerate((*sizes, last * channels))}
-        patches = einops.rearrange(x, f'b {axes} -> b {grid} ({within})', **sizes)
-        tokens = patches @ kernel.reshape(-1, self.width)
+
+        @jax.checkpoint  # The kernel's gradient comes last: until then pixels take less room than patches.
+        def embed(x, kernel):
+            # Rows of pixels with their channels: a TPU stores an axis of three channels as one of 128.
+            x = einops.rearrange(x, 'b ... w c -> b ... (w c)')
+            patches = einops.rearrange(x, f'b {axes} -> b {grid} ({within})', **sizes)
+            return patches @ kernel.reshape(-1, self.width)
+
+        tokens = embed(x, kernel)
         return tokens + jnp.broadcast_to(bias, tokens.shape)
 
 
