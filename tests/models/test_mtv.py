@@ -236,9 +236,9 @@ def test_remat_is_of_all_blocks_and_fusions(random_params):
         loss = lambda params: net.apply({'params': params}, video).sum()  # noqa: E731
         return str(jax.make_jaxpr(jax.grad(loss))(params)).count('remat')
 
-    # Of every scan, three in views and one behind them, and of both fusions.
-    assert saved(net) == 0
-    assert saved(net.clone(remat='full')) >= 6
+    # Of every scan, three in views and one behind them, and of both fusions; patches always are.
+    assert saved(net) == len(net.widths)
+    assert saved(net.clone(remat='full')) >= len(net.widths) + 6
 
 
 def test_compiles_as_much_whatever_the_depth():
