@@ -30,6 +30,7 @@ _INSTRUCTION = re.compile(rf'\s*(ROOT )?{_NAME} = ')
 _COMPUTATION = re.compile(rf'(ENTRY )?{_NAME} (\(.*\) -> .*)?\{{$')
 _CALLED = re.compile(rf'\b({"|".join(_SCHEDULED)}|calls|to_apply)=(\{{[^{{}}]*\}}|{_NAME})')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_NO_ESTIMATE = 2**60  # Where the compiler cannot tell, it writes the largest integer.
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
@@ -266,11 +267,13 @@ def collectives(program: Program) -> Mapping[str, Collective]:
 def cycles(program: Program) -> int | None:
     """The compiler's estimates of all scheduled instructions, added up; None where it has none."""
     found = [
-        run.times * int(estimate[1])
+        (run.times, int(estimate[1]))
         for run in program.runs()
         if run.scheduled and (estimate := _CYCLES.search(run.instruction.attributes))
     ]
-    return sum(found) if found else None
+    if not found or max(each for _, each in found) > _NO_ESTIMATE:
+        return None
+    return sum(times * each for times, each in found)
 
 
 def flops(program: Program) -> int:
