@@ -16,6 +16,6 @@ def present(mesh: Mesh | AbstractMesh, axes: Sequence[str] = BATCH_AXES) -> tupl
     return tuple(axis for axis in axes if axis in mesh.axis_names)
 
 
-def num_parts(mesh: Mesh, axes: Sequence[str] = BATCH_AXES) -> int:
+def num_parts(mesh: Mesh | AbstractMesh, axes: Sequence[str] = BATCH_AXES) -> int:
     """How many parts there are of what is split over these axes, as far as a mesh has them."""
     return math.prod(mesh.shape[axis] for axis in present(mesh, axes))

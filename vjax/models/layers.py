@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vjax.models import blockwise
+from vjax.models import blockwise, headwise
 from vjax.models.positions import PositionEmbedding
 from vjax.models.products import dot_general
 from vjax.models.scan import drop_rates, keep, scan_blocks
@@ -186,6 +186,8 @@ class Attention(nn.Module):
         ordinary = type(self).scores is Attention.scores
         if ordinary and not weights_are_wanted and blockwise.pays(key):
             return blockwise.attention(query, key, value)
+        if ordinary and not weights_are_wanted and headwise.pays(query, key):
+            return headwise.attention(query, key, value)
         return self.mix(self.scores(query, key), value, train, name)
 
     def scores(

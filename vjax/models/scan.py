@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from vjax.axes import BATCH_AXES, TIME_AXIS, present
@@ -46,16 +46,19 @@ def frames_apart() -> Iterator[None]:
         _apart.reset(token)
 
 
+def batch_axes(mesh: AbstractMesh) -> tuple[str, ...]:
+    """The axes that split the leading one: `data`, `fsdp`, of frames apart `time`; those the mesh has."""
+    return present(mesh, (*BATCH_AXES, TIME_AXIS) if _apart.get() else BATCH_AXES)
+
+
 def constrain_batch(x: Float[Array, 'batch *rest']) -> Float[Array, 'batch *rest']:
-    """Shards the leading axis over the mesh's batch axes: `data`, `fsdp`, of frames apart also `time`.
+    """Shards the leading axis over the mesh's `batch_axes`.
 
     The mesh is the one of `jax.set_mesh`; without one this is the identity. Axis 0 may be a merged
     one, such as batch * time, with the batch outermost. Left to itself the TPU compiler replicates
     activations after such reshapes: 3 x the memory and compute of a factorised encoder.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    wanted = (*BATCH_AXES, TIME_AXIS) if _apart.get() else BATCH_AXES
-    axes = present(mesh, wanted)
+    axes = batch_axes(jax.sharding.get_abstract_mesh())
     return jax.lax.with_sharding_constraint(x, PartitionSpec(axes)) if axes else x
 
 
