@@ -44,6 +44,7 @@ def image_file(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_converted_run_is_the_run(trained, digits, tmp_path):
     report = convert(str(trained), tmp_path / 'out')
     run, converted = runs.load_run(trained), runs.load_run(tmp_path / 'out')

@@ -1,5 +1,6 @@
 """What every command does before it does anything: --help, wrong arguments, exit codes."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,53 @@ COMMANDS = (
 )
 CONFIG = '--config=configs/vivit/moving_digits.py'
 
+BAD = [  # Of each command the first is among the fast tests.
+    ('train', (CONFIG, '--workdir=unused', '--config.modle.depth=4'), "did you mean 'model'"),
+    ('train', (CONFIG, '--workdir=unused', '--config.model.depth=four'), 'config.model.depth'),
+    ('train', (CONFIG, '--workdir=unused', '--config.clip.num_frames=7'), 'num_frames=7'),
+    ('train', (CONFIG, '--workdir=unused', '--config.dataset.path=nowhere'), 'nowhere'),
+    ('train', ('--config=configs/vivit/none.py', '--workdir=unused'), 'configs/vivit/none.py'),
+    ('train', (f'{CONFIG}:atention=spacetime', '--workdir=unused'), "did you mean 'attention'"),
+    ('train', (CONFIG,), '--workdir'),
+    ('evaluate', ('--workdir=nowhere',), "'nowhere' is no workdir"),
+    ('evaluate', ('--workdir=nowhere', '--views=4'), "views '4'"),
+    ('report', ('--workdir=nowhere',), "'nowhere' is no workdir"),
+    ('report', ('--workdir=nowhere', '--config.clip.size=8'), "'nowhere' is no workdir"),
+    ('predict', ('--workdir=nowhere', 'video.mp4'), "'nowhere' is no workdir"),
+    ('predict', ('--workdir=nowhere',), 'FILE'),
+    ('watch', ('--workdir=nowhere', 'video.mp4'), "'nowhere' is no workdir"),
+    ('watch', ('--workdir=nowhere', 'video.mp4', '--segments=unused/a.csv'), 'no folder'),
+    ('look', ('--workdir=nowhere', 'video.mp4', '--out=unused'), "'nowhere' is no workdir"),
+    ('look', ('--workdir=nowhere', 'video.mp4'), '--out'),
+    ('convert', ('--source=vit', '--checkpoint=x.npz', '--out=unused'), 'needs --config'),
+    ('convert', ('--source=vit', '--checkpoint=x.npz', '--out=unused', CONFIG), 'no such file'),
+    ('convert', ('--source=vjax', '--checkpoint=nowhere', '--out=unused'), 'is no workdir'),
+    (
+        'convert',
+        (
+            '--source=vit',
+            '--checkpoint=x.npz',
+            '--out=unused',
+            CONFIG,
+            '--config.adapt.head=on',
+        ),
+        "head='on' is not one of auto, keep, drop",
+    ),
+    ('describe', (CONFIG, '--config.model.num_heads=5'), 'num_heads=5'),
+    ('describe', (CONFIG, '--config.model.tubelet=(2,8)'), 'tubelet=(2, 8)'),
+    ('plan', (CONFIG, '--topology=v9:2x2'), 'as in v5e:4x8'),
+    ('plan', (CONFIG, '--topology=gpu'), 'has no gpu'),
+    (
+        'prepare',
+        ('--videos=none', '--annotations=none.csv', '--out=unused', '--split=train'),
+        'none',
+    ),
+]
+BAD = [
+    pytest.param(*case, marks=() if case[0] != before[0] else pytest.mark.slow)
+    for before, case in itertools.pairwise([('',), *BAD])
+]
+
 
 def run(command, *args):
     return subprocess.run(
@@ -43,51 +91,7 @@ def test_help_shows_how_it_is_called(command):
     assert f'python -m vjax.{command}' in done.stdout
 
 
-@pytest.mark.parametrize(
-    ('command', 'args', 'sentence'),
-    [
-        ('train', (CONFIG, '--workdir=unused', '--config.modle.depth=4'), "did you mean 'model'"),
-        ('train', (CONFIG, '--workdir=unused', '--config.model.depth=four'), 'config.model.depth'),
-        ('train', (CONFIG, '--workdir=unused', '--config.clip.num_frames=7'), 'num_frames=7'),
-        ('train', (CONFIG, '--workdir=unused', '--config.dataset.path=nowhere'), 'nowhere'),
-        ('train', ('--config=configs/vivit/none.py', '--workdir=unused'), 'configs/vivit/none.py'),
-        ('train', (f'{CONFIG}:atention=spacetime', '--workdir=unused'), "did you mean 'attention'"),
-        ('train', (CONFIG,), '--workdir'),
-        ('evaluate', ('--workdir=nowhere',), "'nowhere' is no workdir"),
-        ('evaluate', ('--workdir=nowhere', '--views=4'), "views '4'"),
-        ('report', ('--workdir=nowhere',), "'nowhere' is no workdir"),
-        ('report', ('--workdir=nowhere', '--config.clip.size=8'), "'nowhere' is no workdir"),
-        ('predict', ('--workdir=nowhere', 'video.mp4'), "'nowhere' is no workdir"),
-        ('predict', ('--workdir=nowhere',), 'FILE'),
-        ('watch', ('--workdir=nowhere', 'video.mp4'), "'nowhere' is no workdir"),
-        ('watch', ('--workdir=nowhere', 'video.mp4', '--segments=unused/a.csv'), 'no folder'),
-        ('look', ('--workdir=nowhere', 'video.mp4', '--out=unused'), "'nowhere' is no workdir"),
-        ('look', ('--workdir=nowhere', 'video.mp4'), '--out'),
-        ('convert', ('--source=vit', '--checkpoint=x.npz', '--out=unused'), 'needs --config'),
-        ('convert', ('--source=vit', '--checkpoint=x.npz', '--out=unused', CONFIG), 'no such file'),
-        ('convert', ('--source=vjax', '--checkpoint=nowhere', '--out=unused'), 'is no workdir'),
-        (
-            'convert',
-            (
-                '--source=vit',
-                '--checkpoint=x.npz',
-                '--out=unused',
-                CONFIG,
-                '--config.adapt.head=on',
-            ),
-            "head='on' is not one of auto, keep, drop",
-        ),
-        ('describe', (CONFIG, '--config.model.num_heads=5'), 'num_heads=5'),
-        ('describe', (CONFIG, '--config.model.tubelet=(2,8)'), 'tubelet=(2, 8)'),
-        ('plan', (CONFIG, '--topology=v9:2x2'), 'as in v5e:4x8'),
-        ('plan', (CONFIG, '--topology=gpu'), 'has no gpu'),
-        (
-            'prepare',
-            ('--videos=none', '--annotations=none.csv', '--out=unused', '--split=train'),
-            'none',
-        ),
-    ],
-)
+@pytest.mark.parametrize(('command', 'args', 'sentence'), BAD)
 def test_bad_input_is_one_sentence_and_exit_code_2(command, args, sentence):
     done = run(command, *args)
     assert done.returncode == 2

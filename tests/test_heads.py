@@ -263,6 +263,7 @@ def test_the_sigmoid_loss_trains_and_scores_each_class_alone(two_heads, tmp_path
     assert sum(entry['score'] for entry in result['heads']['digit']) > 1.5
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_heads_only(workdir, digits, two_heads, tmp_path):
     videos, _ = two_heads
     with pytest.raises(UserError, match=r'run of another config \(.*num_classes: 14 -> 6; classes'):

@@ -114,6 +114,7 @@ def test_a_converted_run_keeps_its_kind(workdir, tmp_path):
     assert scores[0]['mAP'] == scores[1]['mAP']
 
 
+@pytest.mark.slow
 def test_a_run_is_used_on_videos_of_its_own_kind_only(workdir, videos, tmp_path):
     names = runs.load_run(workdir).classes['label']
     rows = [(path, labels[-1]) for path, labels in rows_of('test', videos) if labels]

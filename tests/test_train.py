@@ -35,7 +35,6 @@ from vjax.training.step import abstract_state, init_state, make_train_step
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / 'configs').rglob('*.py'))
-FAST = ('configs/vivit/moving_digits.py',)
 
 
 def tiny(dataset, *overrides, arg='tiny'):
@@ -105,15 +104,8 @@ def test_every_config_is_locked_and_describes_a_model(path):
         assert logits.shape == (1, config.dataset.num_classes)
 
 
-@pytest.mark.parametrize(
-    'path',
-    [
-        # Each family's training has tests of its own; here one that is fast stands for all.
-        pytest.param(path, marks=[] if str(path) in FAST else pytest.mark.slow)
-        for path in CONFIGS
-    ],
-    ids=str,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('path', CONFIGS, ids=str)
 def test_every_tiny_variant_trains_two_steps(path, digits, tmp_path):
     overrides = [f'--config.dataset.path={digits}', '--config.eval.batch_size=8']
     train(cli.load_config(f'{path}:tiny', overrides), tmp_path)
@@ -212,6 +204,7 @@ def test_every_report_says_where_the_time_went(straight):
     assert sum(steps) < reports[-1]['seconds']
 
 
+@pytest.mark.slow
 def test_the_devices_are_never_more_than_a_step_behind(digits, tmp_path, monkeypatch):
     """When a batch is taken, all steps are done but the one that was dispatched last."""
     reports, behind = [], []
@@ -458,7 +451,7 @@ def test_every_mesh_trains_the_same(on_one_device, digits, preset, axes):
     assert [float(report['loss']) for report in same] == pytest.approx(losses, abs=1e-5)
 
 
-@pytest.mark.parametrize('accumulate', [2, 4])
+@pytest.mark.parametrize('accumulate', [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_microbatches_equal_one_batch(digits, accumulate):
     whole, whole_report = two_steps(digits, one_device(), *SGD)
     parts, parts_report = two_steps(digits, one_device(), *SGD, f'accumulate={accumulate}')

@@ -73,7 +73,9 @@ def piped(monkeypatch):
     return pipe
 
 
-@pytest.mark.parametrize('overrides', [(), ('--config.clip.fps=6.0',)])
+@pytest.mark.parametrize(
+    'overrides', [(), pytest.param(('--config.clip.fps=6.0',), marks=pytest.mark.slow)]
+)
 def test_a_window_is_what_predict_says_of_that_cut(trained, film, monkeypatch, overrides):
     seen = []
     watch.watch(

@@ -10,6 +10,7 @@ from vjax import models
 from vjax.models import blockwise, headwise, layers, products
 
 HEADS, HEAD_DIM = 2, 8
+SIZES_TOO = (300, 300), (391, 1030), (1, 600)
 both_kinds = pytest.mark.parametrize('kind', [blockwise, headwise], ids=['blockwise', 'headwise'])
 
 
@@ -38,7 +39,9 @@ def mesh(num_devices=1):
 
 # One block, blocks that do not divide the queries or the keys, fewer queries than a block.
 @both_kinds
-@pytest.mark.parametrize('sizes', [(5, 7), (300, 300), (700, 391), (391, 1030), (1, 600)])
+@pytest.mark.parametrize(
+    'sizes', [(5, 7), (700, 391), *(pytest.param(n, marks=pytest.mark.slow) for n in SIZES_TOO)]
+)
 def test_values_and_gradients_are_those_of_whole_arrays(kind, sizes):
     *qkv, gradient = arrays(*sizes)
 

@@ -297,7 +297,9 @@ def test_stochastic_depth_drops_the_five_branches_independently(random_params):
 # The models.
 
 
-@pytest.mark.parametrize('kind', MODELS)
+@pytest.mark.parametrize(
+    'kind', ['image', *(pytest.param(kind, marks=SLOW) for kind in ('factorised', 'spacetime'))]
+)
 def test_gives_the_same_logits_and_maps_with_and_without_a_mesh(kind, random_params):
     model, batch = MODELS[kind](), examples(kind, batch=8)
     params = random_params(model, batch, scale=1)
@@ -326,7 +328,7 @@ def test_gives_the_same_logits_and_maps_with_and_without_a_mesh(kind, random_par
     np.testing.assert_allclose(sharded, logits, atol=1e-5)
 
 
-@pytest.mark.parametrize('kind', ['image', 'spacetime'])
+@pytest.mark.parametrize('kind', ['image', pytest.param('spacetime', marks=SLOW)])
 def test_one_set_of_parameters_serves_every_grid(kind, random_params):
     model, batch = MODELS[kind](), examples(kind)
     params = random_params(model, batch)
@@ -344,13 +346,11 @@ def test_one_set_of_parameters_serves_every_grid(kind, random_params):
     [
         ('image', {}),
         pytest.param('image', {'heads': 'compressed'}, marks=pytest.mark.slow),
-        ('factorised', {'temporal_depth': 1}),
+        pytest.param('factorised', {'temporal_depth': 1}, marks=SLOW),
         pytest.param(
-            'factorised',
-            {'temporal_depth': 1, 'temporal_input': 'compressed'},
-            marks=pytest.mark.slow,
+            'factorised', {'temporal_depth': 1, 'temporal_input': 'compressed'}, marks=SLOW
         ),
-        ('spacetime', {}),
+        pytest.param('spacetime', {}, marks=SLOW),
     ],
 )
 def test_gradients_reach_every_parameter_that_is_read(kind, fields, random_params):

@@ -158,8 +158,13 @@ def test_fusion_by_attention_starts_as_the_identity():
 
 @pytest.mark.parametrize(
     'fields',
-    [{}, {'fusion': 'bottleneck', 'merge': 'time', 'global_width': 16}],
-    ids=['cross_view_attention', 'bottleneck_merge_over_time'],
+    [
+        pytest.param({}, id='cross_view_attention', marks=pytest.mark.slow),
+        pytest.param(
+            {'fusion': 'bottleneck', 'merge': 'time', 'global_width': 16},
+            id='bottleneck_merge_over_time',
+        ),
+    ],
 )
 def test_gradients_reach_every_parameter(fields, random_params):
     mtv, video = model(**fields), clips(batch=2)

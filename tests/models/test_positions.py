@@ -57,7 +57,7 @@ def test_sincos_positions_are_those_of_each_axis_and_learn_nothing():
 
 
 @pytest.mark.parametrize('kind', ['learned', 'factorised', 'sincos'])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(height=st.integers(1, 6), width=st.integers(1, 6), times=st.integers(1, 3))
 def test_positions_of_a_larger_input_are_the_trained_ones_resized(kind, height, width, times):
     trained, larger = (height, width), (height * times, width * times)
@@ -102,7 +102,10 @@ def test_a_vit_takes_images_of_any_size_with_the_parameters_of_one(random_params
         vit.apply({'params': params}, image[:, :, :32])
 
 
-@pytest.mark.parametrize('kind', ['learned', 'factorised', 'sincos'])
+@pytest.mark.parametrize(
+    'kind',
+    ['learned', *(pytest.param(x, marks=pytest.mark.slow) for x in ('factorised', 'sincos'))],
+)
 @pytest.mark.parametrize(
     'attention', ['spacetime', pytest.param('factorised_encoder', marks=pytest.mark.slow)]
 )

@@ -91,7 +91,16 @@ def test_the_best_of_multi_label_data_has_the_highest_map(tmp_path):
     assert checkpoints.best_step() == 3
 
 
-@pytest.mark.parametrize('damage', ['truncated', 'missing', 'one bit', 'metadata', 'about'])
+@pytest.mark.parametrize(
+    'damage',
+    [
+        'truncated',
+        pytest.param('missing', marks=pytest.mark.slow),
+        'one bit',
+        pytest.param('metadata', marks=pytest.mark.slow),
+        'about',
+    ],
+)
 def test_a_damaged_latest_checkpoint_falls_back_to_the_one_before(tmp_path, damage, caplog):
     save(tmp_path, [1, 2]).close()
     latest = tmp_path / 'checkpoints' / '2'
