@@ -191,6 +191,7 @@ def test_memory_is_that_of_the_split_state(tiny):
     assert memory['necessary'] == parts
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_is_not_kept():
     def kept(remat):
         config = cli.load_config(TINY, [f'--config.model.remat={remat}', '--config.model.depth=8'])
