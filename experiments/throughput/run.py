@@ -158,11 +158,12 @@ def table(results: dict[str, Any]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def plan(only: str, where: str, command: str) -> None:
+def plan(only: str, where: str) -> None:
     """Estimates vjax and the textbook at the papers' sizes, and writes the results after each work."""
     jax.config.update('jax_platforms', 'cpu')
     path = HERE / 'results_plan.json'
     results = json.loads(path.read_text()) if path.exists() else {'works': {}}
+    command = f'python -m experiments.throughput.run --device=plan --topology={where}'
     results |= {'command': command, 'topology': where}
     for work in (work for group in groups('full', 'bfloat16') for work in group):
         if only in work.name:
@@ -217,7 +218,7 @@ def main(argv: Sequence[str]) -> None:
                 f'{", ".join(contenders.NAMES[1:])}.'
             )
     if args.device == 'plan':
-        plan(args.only, args.topology, ' '.join(['python -m experiments.throughput.run', *argv]))
+        plan(args.only, args.topology)
         return
     platform = jax.default_backend()
     if args.device not in (None, platform):
