@@ -147,55 +147,51 @@ VIDEO = {'name': 'vivit', 'tubelet': (2, 4, 4), **SIZES}
 CAPPED = {**VIDEO, 'name': 'videoprism', 'temporal_depth': 1, 'logit_cap': 5.0}
 
 
+@pytest.fixture
+def calls_of_a_model(random_params, monkeypatch):
+    """Trains a model, with attention of a kind where a mesh is set, as without: the number of calls."""
+
+    def count(kind, mesh, **fields):
+        model = models.build(**fields)
+        video = jax.random.uniform(jax.random.key(1), (4, 4, 16, 16, 3), minval=-1)
+        params = random_params(model, video)
+
+        def loss(params):
+            logits = model.apply({'params': params}, video, train=True)
+            return jnp.sum(logits * jnp.arange(3.0)[None])
+
+        expected = jax.jit(jax.value_and_grad(loss))(params)
+        calls, attention = [], kind.attention
+        monkeypatch.setattr(kind, 'attention', lambda *qkv: calls.append(1) or attention(*qkv))
+        with jax.set_mesh(mesh):
+            found = jax.jit(jax.value_and_grad(loss))(params)
+        for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            most = 2e-5 * np.abs(theirs).max() + 1e-6
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=most)
+        return len(calls)
+
+    return count
+
+
 @pytest.mark.parametrize(
     'fields',
     [VIDEO, pytest.param(CAPPED, marks=pytest.mark.slow)],
     ids=lambda fields: fields['name'],
 )
 @pytest.mark.parametrize('remat', ['none', 'dots'])
-def test_a_model_computes_the_same_on_a_single_cpu(fields, remat, random_params, monkeypatch):
+def test_a_model_computes_the_same_on_a_single_cpu(fields, remat, calls_of_a_model, monkeypatch):
     monkeypatch.setattr(blockwise, 'KEYS', 4)
     monkeypatch.setattr(blockwise, 'ROWS', 8)
-    model = models.build(**fields, remat=remat)
-    video = jax.random.uniform(jax.random.key(1), (2, 4, 16, 16, 3), minval=-1)
-    params = random_params(model, video)
-
-    def loss(params):
-        logits = model.apply({'params': params}, video, train=True)
-        return jnp.sum(logits * jnp.arange(3.0)[None])
-
-    expected = jax.jit(jax.value_and_grad(loss))(params)
-    calls = []
-    in_blocks = blockwise.attention
-    monkeypatch.setattr(blockwise, 'attention', lambda *qkv: calls.append(1) or in_blocks(*qkv))
-    with jax.set_mesh(mesh()):
-        found = jax.jit(jax.value_and_grad(loss))(params)
+    calls = calls_of_a_model(blockwise, mesh(), **fields, remat=remat)
     assert bool(calls) == (fields['name'] == 'vivit')  # Capped scores are not ordinary.
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * np.abs(theirs).max() + 1e-6)
 
 
 @pytest.mark.parametrize('remat', ['none', 'dots'])
-def test_a_model_computes_the_same_by_heads(remat, random_params, monkeypatch):
-    model = models.build(**VIDEO, remat=remat)
-    video = jax.random.uniform(jax.random.key(1), (4, 4, 16, 16, 3), minval=-1)
-    params = random_params(model, video)
-
-    def loss(params):
-        logits = model.apply({'params': params}, video, train=True)
-        return jnp.sum(logits * jnp.arange(3.0)[None])
-
-    expected = jax.jit(jax.value_and_grad(loss))(params)
-    calls, by_heads = [], headwise.attention
+def test_a_model_computes_the_same_by_heads(remat, calls_of_a_model, monkeypatch):
     monkeypatch.setattr(headwise, 'pays', lambda *_: True)
-    monkeypatch.setattr(headwise, 'attention', lambda *qkv: calls.append(1) or by_heads(*qkv))
     shape, names, axis_types = (2, 2), ('data', 'tensor'), (AxisType.Auto,) * 2
-    devices = jax.devices()[:4]
-    with jax.set_mesh(jax.make_mesh(shape, names, axis_types=axis_types, devices=devices)):
-        found = jax.jit(jax.value_and_grad(loss))(params)
-    assert calls
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * np.abs(theirs).max() + 1e-6)
+    chips = jax.make_mesh(shape, names, axis_types=axis_types, devices=jax.devices()[:4])
+    assert calls_of_a_model(headwise, chips, **VIDEO, remat=remat)
 
 
 def test_weights_that_are_asked_for_are_there():
