@@ -65,10 +65,6 @@ BAD = [  # Of each command the first is among the fast tests.
         'none',
     ),
 ]
-BAD = [
-    pytest.param(*case, marks=() if case[0] != before[0] else pytest.mark.slow)
-    for before, case in itertools.pairwise([('',), *BAD])
-]
 
 
 def run(command, *args):
@@ -91,7 +87,13 @@ def test_help_shows_how_it_is_called(command):
     assert f'python -m vjax.{command}' in done.stdout
 
 
-@pytest.mark.parametrize(('command', 'args', 'sentence'), BAD)
+@pytest.mark.parametrize(
+    ('command', 'args', 'sentence'),
+    [
+        pytest.param(*case, marks=pytest.mark.slow if case[0] == before[0] else ())
+        for before, case in itertools.pairwise([('',), *BAD])
+    ],
+)
 def test_bad_input_is_one_sentence_and_exit_code_2(command, args, sentence):
     done = run(command, *args)
     assert done.returncode == 2

@@ -163,8 +163,7 @@ def plan(only: str, where: str) -> None:
     jax.config.update('jax_platforms', 'cpu')
     path = HERE / 'results_plan.json'
     results = json.loads(path.read_text()) if path.exists() else {'works': {}}
-    command = f'python -m experiments.throughput.run --device=plan --topology={where}'
-    results |= {'command': command, 'topology': where}
+    results['topology'] = where
     for work in (work for group in groups('full', 'bfloat16') for work in group):
         if only in work.name:
             rows = {name: planned.estimate(name, work, where) for name in contenders.NAMES[:2]}
@@ -177,8 +176,9 @@ def plan(only: str, where: str) -> None:
 def planned_table(results: dict[str, Any]) -> str:
     """The estimates as Markdown."""
     lines = [
-        f'`{results["command"]}`: estimates by the compiler for TPUs, {planned.CLIPS} clips or images on '
-        f'each chip of {results["topology"]}, bfloat16; nothing was run.',
+        f'`python -m experiments.throughput.run --device=plan --topology={results["topology"]}`: estimates '
+        f'by the compiler for TPUs, {planned.CLIPS} clips or images on each chip of {results["topology"]}, '
+        'bfloat16; nothing was run.',
         '',
         '| Model | Contender | Step, ms | x vjax | MFU | Peak, GiB |',
         '| --- | --- | ---: | ---: | ---: | ---: |',

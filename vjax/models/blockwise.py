@@ -2,8 +2,8 @@
 
 FlashAttention-2's algorithm (Dao, arXiv 2307.08691) with all keys in one block. Written as whole arrays,
 attention goes through the memory for every step of the softmax, and the backward pass wants the weights
-of all heads. Compilers for TPUs fuse most of that, and loops would starve an accelerator; on a CPU the
-blocks are worth a factor of three from some thousand tokens on (`experiments/throughput`).
+of all heads; the blocks are worth a factor of three from some thousand tokens on
+(`experiments/throughput`). For TPUs there is `headwise`.
 """
 
 import einops
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vjax.models.products import single_cpu
+from vjax.models.products import einsum_float32, single_cpu
 from vjax.models.scan import keep
 
 ROWS = 256  # Queries of a block, about: their weights for some thousand keys fit a core's cache.
@@ -91,7 +91,7 @@ def _backward(kept, gradient):
             weights = jnp.exp(_scores(key, query) - log_sums)
             of_weights = _scores(value, gradient)
             of_scores = (weights * (of_weights - shifts)).astype(query.dtype)
-            of_query += _product('mq,mk->qk', of_scores, key)
+            of_query += einsum_float32('mq,mk->qk', of_scores, key)
             return of_query, (of_scores @ query, weights.astype(value.dtype) @ gradient)
 
         of_query = jnp.zeros(query.shape, jnp.float32)
@@ -110,11 +110,7 @@ def _backward(kept, gradient):
 
 
 def _scores(rows, columns):
-    return _product('rk,ck->rc', rows, columns)
-
-
-def _product(subscripts, *arrays):
-    return jnp.einsum(subscripts, *arrays, preferred_element_type=jnp.float32)
+    return einsum_float32('rk,ck->rc', rows, columns)
 
 
 _heads.defvjp(_forward, _backward)

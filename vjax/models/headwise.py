@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from vjax.axes import TENSOR_AXIS, num_parts, present
+from vjax.models.products import einsum_float32, platform
 from vjax.models.scan import batch_axes, keep
 
 KEYS = 512  # With fewer, the compiler's own fusions of whole arrays are faster.
@@ -31,9 +32,9 @@ def pays(
     key: Float[Array, 'batch keys heads head_dim'],
 ) -> bool:
     """Whether the program is for TPUs that share examples and heads evenly, and there are many keys."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.abstract_device is None or mesh.abstract_device.platform != 'tpu':
+    if platform() != 'tpu':
         return False
+    mesh = jax.sharding.get_abstract_mesh()
     examples, heads = num_parts(mesh, batch_axes(mesh)), num_parts(mesh, (TENSOR_AXIS,))
     even = query.shape[0] % examples == query.shape[2] % heads == 0
     return even and key.shape[1] >= KEYS
@@ -67,11 +68,11 @@ def _forward(axes, query, key, value):
     """The result, and what the backward pass wants, the logarithm of each row's sum."""
 
     def heads(query, key, value):
-        scores = _product('hqk,hmk->hqm', query, key)
+        scores = einsum_float32('hqk,hmk->hqm', query, key)
         largest = scores.max(axis=-1, keepdims=True)
         weights = jnp.exp(scores - largest).astype(value.dtype)
         value = jnp.concatenate([value, jnp.ones_like(value[..., :1])], axis=-1)
-        sums = _product('hqm,hmk->hqk', weights, value)
+        sums = einsum_float32('hqm,hmk->hqk', weights, value)
         attended, totals = sums[..., :-1], sums[..., -1:]
         return (attended / totals).astype(value.dtype), (largest + jnp.log(totals))[..., 0]
 
@@ -84,8 +85,8 @@ def _backward(axes, kept, gradient):
 
     def heads(query, key, value, attended, log_sums, gradient):
         shifts = jnp.sum(gradient.astype(jnp.float32) * attended, axis=-1)
-        scores = _product('hmk,hqk->hmq', key, query)
-        of_weights = _product('hmk,hqk->hmq', value, gradient)
+        scores = einsum_float32('hmk,hqk->hmq', key, query)
+        of_weights = einsum_float32('hmk,hqk->hmq', value, gradient)
 
         def weights():
             return jnp.exp(scores - log_sums[:, None])
@@ -94,21 +95,17 @@ def _backward(axes, kept, gradient):
             return (weights() * (of_weights - shifts[:, None])).astype(query.dtype)
 
         # What stands behind a barrier is made within the product that it is for, not as an array.
-        scores, of_weights = _apart((scores, of_weights))
-        of_query = _product('hmq,hmk->hqk', of_scores(), key).astype(query.dtype)
-        scores, of_weights, of_query = _apart((scores, of_weights, of_query))
+        scores, of_weights = _barrier((scores, of_weights))
+        of_query = einsum_float32('hmq,hmk->hqk', of_scores(), key).astype(query.dtype)
+        scores, of_weights, of_query = _barrier((scores, of_weights, of_query))
         of_key = of_scores() @ query
-        scores, of_key = _apart((scores, of_key))
+        scores, of_key = _barrier((scores, of_key))
         return of_query, of_key, weights().astype(value.dtype) @ gradient
 
     return _some_at_a_time(heads, axes)(*kept, gradient)
 
 
-_apart = jax.lax.optimization_barrier
-
-
-def _product(subscripts, *arrays):
-    return jnp.einsum(subscripts, *arrays, preferred_element_type=jnp.float32)
+_barrier = jax.lax.optimization_barrier
 
 
 def _some_at_a_time(function: Callable, axes: tuple[tuple[str, ...], ...]) -> Callable:

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from vjax.models import blockwise, headwise
 from vjax.models.positions import PositionEmbedding
-from vjax.models.products import dot_general
+from vjax.models.products import dot_general, einsum_float32
 from vjax.models.scan import drop_rates, keep, scan_blocks
 
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-6)
@@ -183,10 +183,10 @@ class Attention(nn.Module):
     ) -> Float[Array, 'batch queries heads head_dim']:
         """Scaled dot-product attention whose weights are sown under `name`."""
         weights_are_wanted = self.is_mutable_collection('intermediates') or (train and self.dropout)
-        ordinary = type(self).scores is Attention.scores
-        if ordinary and not weights_are_wanted and blockwise.pays(key):
+        in_parts = type(self).scores is Attention.scores and not weights_are_wanted
+        if in_parts and blockwise.pays(key):
             return blockwise.attention(query, key, value)
-        if ordinary and not weights_are_wanted and headwise.pays(query, key):
+        if in_parts and headwise.pays(query, key):
             return headwise.attention(query, key, value)
         return self.mix(self.scores(query, key), value, train, name)
 
@@ -197,7 +197,7 @@ class Attention(nn.Module):
     ) -> Float[Array, 'batch heads queries keys']:
         """Scaled dot products, float32: the weights' logits."""
         query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
-        return jnp.einsum('bqhk,bmhk->bhqm', query, key, preferred_element_type=jnp.float32)
+        return einsum_float32('bqhk,bmhk->bhqm', query, key)
 
     def mix(
         self,

@@ -1,21 +1,27 @@
-"""Matrix products with parameters, in the form that the device is fast at."""
+"""Matrix products, in the form that the device is fast at."""
 
 import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 
-def single_cpu() -> bool:
-    """Whether the mesh of `jax.set_mesh` is one CPU: the program is for it and nothing is sharded.
+def platform() -> str:
+    """What the devices of `jax.set_mesh` are: 'cpu', 'tpu'; '' where nobody has said it."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else ''
 
-    Without a mesh nobody has said what the program is for.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size > 1 or mesh.abstract_device is None:
-        return False
-    return mesh.abstract_device.platform == 'cpu'
+
+def single_cpu() -> bool:
+    """Whether the mesh of `jax.set_mesh` is one CPU: the program is for it and nothing is sharded."""
+    return platform() == 'cpu' and jax.sharding.get_abstract_mesh().size == 1
+
+
+def einsum_float32(subscripts: str, *arrays: Array) -> Array:
+    """`jnp.einsum` whose sums and result are float32, whatever the arrays are."""
+    return jnp.einsum(subscripts, *arrays, preferred_element_type=jnp.float32)
 
 
 def dot_general(
