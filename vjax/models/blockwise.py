@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from vjax.models.products import einsum_float32, single_cpu
 from vjax.models.scan import keep
 
-ROWS = 256  # Queries of a block, about: their weights for some thousand keys fit a core's cache.
+ROWS = 512  # Queries of a block, about: their weights for some thousand keys stay in the caches.
 KEYS = 128  # With fewer, the loop costs more than it saves.
 
 
@@ -91,12 +91,13 @@ def _backward(kept, gradient):
             weights = jnp.exp(_scores(key, query) - log_sums)
             of_weights = _scores(value, gradient)
             of_scores = (weights * (of_weights - shifts)).astype(query.dtype)
-            of_query += einsum_float32('mq,mk->qk', of_scores, key)
+            # Transposed: for [q, k] a CPU would have to transpose the scores.
+            of_query += einsum_float32('mk,mq->kq', key, of_scores)
             return of_query, (of_scores @ query, weights.astype(value.dtype) @ gradient)
 
-        of_query = jnp.zeros(query.shape, jnp.float32)
+        of_query = jnp.zeros(query.T.shape, jnp.float32)
         of_query, (of_key, of_value) = jax.lax.scan(block, of_query, (key, value))
-        return of_query.astype(query.dtype), of_key, of_value
+        return of_query.T.astype(query.dtype), of_key, of_value
 
     flat = [
         einops.rearrange(array, 'h i q k -> h (i q) k') for array in (query, attended, gradient)
