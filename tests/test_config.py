@@ -87,6 +87,7 @@ def test_profiled_steps_that_are_none_are_refused(config, steps):
         ('ema=1.5', 'ema=1.5 should be from 0 to 1'),
         ('optimizer.learning_rate=nan', 'learning_rate=nan'),
         ('optimizer.name=lamb', "'lamb' is not one of sgd, adamw"),
+        ('optimizer.moment_dtype=int8', "'int8' is not one of float32, bfloat16"),
         ('loss.name=sigmoid', None),
         ('loss.name=hinge', "loss.name='hinge' is not one of softmax, sigmoid"),
         ('model.num_heads=0', 'num_heads=0 should be at least 1'),

@@ -70,6 +70,7 @@ KEYS = {
         'momentum': 'of sgd',
         'b1': 'of adamw',
         'b2': 'of adamw',
+        'moment_dtype': "of momentum and Adam's first moment, 'float32' or 'bfloat16'",
         'clip_norm': 'largest norm of the gradient; 0 is off',
         'weight_decay': 'rules (pattern, rate)',
         'learning_rate_scale': 'rules (pattern, factor); a tuple has a factor for each stacked layer',
@@ -119,6 +120,13 @@ RANGES = {
     'checkpoint.minutes': (0, math.inf),
     'checkpoint.keep_last': (1, math.inf),
     'checkpoint.keep_best': (0, math.inf),
+}
+
+CHOICES = {
+    'optimizer.name': optimizer.NAMES,
+    'optimizer.decay': optimizer.DECAYS,
+    'optimizer.moment_dtype': optimizer.MOMENT_DTYPES,
+    'loss.name': losses.NAMES,
 }
 
 # Sections whose keys are the fields of a dataclass.
@@ -229,20 +237,10 @@ def check(config: ml_collections.ConfigDict) -> None:
         if value is not None and not least <= value <= most:
             limits = f'at least {least}' if most == math.inf else f'from {least} to {most}'
             raise UserError(f'config.{key}={value} should be {limits}.')
-    if config.optimizer.name not in optimizer.NAMES:
-        raise UserError(
-            f"config.optimizer.name='{config.optimizer.name}' is not one of "
-            f'{", ".join(optimizer.NAMES)}.'
-        )
-    if config.optimizer.decay not in optimizer.DECAYS:
-        raise UserError(
-            f"config.optimizer.decay='{config.optimizer.decay}' is not one of "
-            f'{", ".join(optimizer.DECAYS)}.'
-        )
-    if config.loss.name not in losses.NAMES:
-        raise UserError(
-            f"config.loss.name='{config.loss.name}' is not one of {', '.join(losses.NAMES)}."
-        )
+    for key, names in CHOICES.items():
+        value = functools.reduce(operator.getitem, key.split('.'), config)
+        if value not in names:
+            raise UserError(f"config.{key}='{value}' is not one of {', '.join(names)}.")
     if not config.num_steps and not config.num_epochs:
         raise UserError('set config.num_steps or config.num_epochs.')
     if config.batch_size % config.accumulate:
@@ -254,9 +252,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     parse_steps(config.profile)
     for key, values in config.vary.items():
         if key not in config.model or key in ('name', 'num_classes'):
-            hint = '' if key in config.model else suggestion(key, config.model.keys())
+            hint = '.' if key in config.model else suggestion(key, config.model.keys()) or '.'
             raise UserError(
-                f"config.vary.{key}: config.model has no field '{key}' that could vary{hint}."
+                f"config.vary.{key}: config.model has no field '{key}' that could vary{hint}"
             )
         own = config.model[key]
         if not isinstance(values, list | tuple) or not all(type(v) is type(own) for v in values):
@@ -370,7 +368,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any
 def _check_keys(found: Iterable[str], keys: Mapping[str, str], prefix: str) -> None:
     found = set(found)
     for key in sorted(found - keys.keys()):
-        raise UserError(f"there is no key 'config.{prefix}{key}'{suggestion(key, keys)}.")
+        raise UserError(f"there is no key 'config.{prefix}{key}'{suggestion(key, keys) or '.'}")
     for key in keys:
         if key not in found:
             raise UserError(f"the config lacks 'config.{prefix}{key}' ({keys[key]}).")

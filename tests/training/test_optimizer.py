@@ -19,6 +19,7 @@ SETTINGS = dict(
     momentum=0.9,
     b1=0.9,
     b2=0.999,
+    moment_dtype='float32',
     clip_norm=0.0,
     weight_decay=(('.*', 0.0),),
     learning_rate_scale=(('.*', 1.0),),
@@ -163,6 +164,21 @@ def stacked():
     head = {'kernel': jax.random.normal(keys[2], (4,))}
     together = {'blocks': {'kernel': kernel, 'bias': bias}, 'head': head}
     return together, {f'block_{i}': layer for i, layer in enumerate(layers)} | {'head': head}
+
+
+@pytest.mark.parametrize('name', ['sgd', 'adamw'])
+def test_first_moments_in_half_the_bytes_train_alike(name):
+    tx, _ = optimizer.build(params(), 100, **SETTINGS | dict(name=name, moment_dtype='bfloat16'))
+    moments = [leaf.dtype for leaf in jax.tree.leaves(tx.init(params())) if leaf.shape]
+    kernel_and_bias = 2
+    assert moments.count(jnp.bfloat16) == kernel_and_bias
+    assert moments.count(jnp.float32) == (kernel_and_bias if name == 'adamw' else 0)
+
+    expected = trained(name=name)['a']['kernel']
+    got = trained(name=name, moment_dtype='bfloat16')['a']['kernel']
+    moved = np.abs(expected - params()['a']['kernel'])
+    assert got.dtype == jnp.float32
+    assert 0 < np.abs(got - expected).max() < 0.01 * moved.max()
 
 
 @pytest.mark.parametrize('name', ['sgd', 'adamw'])

@@ -13,6 +13,7 @@ from vjax.training import rules
 
 NAMES = ('sgd', 'adamw')
 DECAYS = ('cosine', 'linear')
+MOMENT_DTYPES = ('float32', 'bfloat16')
 
 
 def learning_rate_schedule(
@@ -91,6 +92,7 @@ def build(
     momentum: float,
     b1: float,
     b2: float,
+    moment_dtype: str,
     clip_norm: float,
     weight_decay: rules.Rules,
     learning_rate_scale: rules.Rules,
@@ -113,6 +115,7 @@ def build(
         momentum: of `sgd`.
         b1: first-moment decay of `adamw`.
         b2: second-moment decay of `adamw`.
+        moment_dtype: what momentum and Adam's first moment are kept in; its second is always float32.
         clip_norm: largest global gradient norm; 0 does not clip.
         weight_decay: rules giving each parameter its decay rate.
         learning_rate_scale: rules giving each parameter a factor on the learning rate, or, where
@@ -125,9 +128,9 @@ def build(
     )
     match name:
         case 'sgd':
-            scale = optax.trace(decay=momentum)
+            scale = optax.trace(decay=momentum, accumulator_dtype=moment_dtype)
         case 'adamw':
-            scale = optax.scale_by_adam(b1=b1, b2=b2)
+            scale = optax.scale_by_adam(b1=b1, b2=b2, mu_dtype=moment_dtype)
         case _:
             raise UserError(f"there is no optimiser '{name}'; choose one of {', '.join(NAMES)}.")
     decay_rates = rules.match(weight_decay, params, 'optimizer.weight_decay')
