@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.apart import apart
-from experiments.throughput import contenders, run
+from experiments.throughput import contenders, plots, run, tables
 from experiments.throughput.work import Work, groups
 from vjax.errors import UserError
 from vjax.models import fields
@@ -62,7 +62,7 @@ def test_ratios_are_to_vjax_and_to_the_model_that_is_made_cheaper():
             'contenders': rows,
         }
 
-    text = run.table(
+    text = tables.measured(
         {
             'command': 'python',
             'device': 'cpu',
@@ -104,3 +104,16 @@ def test_what_is_made_in_a_process_of_its_own_stays_there():
             ask(_append)
     with apart(_made, 'it') as reason:
         assert reason == 'it cannot be made'
+
+
+def test_the_plot_has_a_bar_for_every_contender_that_was_measured():
+    contenders = {'vjax': {'step': 2.0}, 'huggingface': {'step': 3.0}, 'textbook': {'missing': 'x'}}
+    works = {'A': {'contenders': contenders}, 'B': {'contenders': {'vjax': {'step': 1.0}}}}
+    (axes,) = plots.steps({'works': works}).axes
+    assert [bar.get_width() for bar in axes.patches] == [2.0, 3.0, 1.0]
+    assert [text.get_text().strip() for text in axes.texts] == [
+        '2.00 s',
+        '3.00 s, 1.50 x',
+        '1.00 s',
+    ]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ['vjax', 'huggingface']

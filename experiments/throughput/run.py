@@ -12,9 +12,9 @@ the ratio of their times stands beside that of their matrix products.
     --device=plan    nothing is run: the steps of the papers' sizes as the compiler for TPUs estimates them
                      (extra [plan]), of vjax and of the textbook
 
-Needs the extra [parity] for PyTorch; what is not installed has no figures. Writes results_SIZE.json and
-table_SIZE.md (or _plan) beside this file after each group; --only=TEXT takes groups with a model
-that has TEXT in its name, and other rows stay.
+Needs the extra [parity] for PyTorch; what is not installed has no figures. Writes results_SIZE.json,
+table_SIZE.md (or _plan) and steps_SIZE.png beside this file after each group; --only=TEXT takes groups
+with a model that has TEXT in its name, and other rows stay.
 """
 
 import contextlib
@@ -29,11 +29,12 @@ import jax
 import numpy as np
 
 from experiments.apart import apart
-from experiments.throughput import contenders, planned
+from experiments.throughput import contenders, planned, plots, tables
 from experiments.throughput.work import Work, groups
 from vjax import cli
 from vjax.errors import UserError
 from vjax.training import reporting
+from vjax.visualize import save
 
 HERE = Path(__file__).parent
 TIMED = ('forward', 'step')
@@ -115,49 +116,6 @@ def summary(group: Sequence[Work], rows: dict[str, dict[str, Any]]) -> dict[str,
     return found
 
 
-def table(results: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    lines = [
-        f'`{results["command"]}`, {results["device"]} ({results["cores"]} cores of its host), medians of '
-        f'{results["calls"]} calls; '
-        f'{", ".join(f"{name} {version}" for name, version in results["versions"].items() if version)}.',
-        '',
-        '| Model | Batch | GFLOPs / step | Contender | Forward, ms | Step, ms | Forward, x vjax '
-        '| Step, x vjax | GFLOP/s | First step, s | Peak, MB |',
-        '| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |',
-    ]
-    for name, work in results['works'].items():
-        ours = work['contenders']['vjax']
-        for contender, row in work['contenders'].items():
-            if 'missing' in row:
-                continue
-            lines.append(
-                f'| {name} | {"x".join(map(str, work["shape"]))} | {work["gflops"]:,.0f} | {contender} '
-                f'| {1000 * row["forward"]:,.1f} | {1000 * row["step"]:,.1f} '
-                f'| {row["forward"] / ours["forward"]:.2f} | {row["step"] / ours["step"]:.2f} '
-                f'| {work["gflops"] / row["step"]:,.0f} '
-                f'| {row["first_step"]:.1f} | {row["peak_bytes"] / 1e6:,.0f} |'
-            )
-    cheaper = {name: work for name, work in results['works'].items() if work['base']}
-    if cheaper:
-        lines += [
-            '',
-            'Efficient models of vjax, each beside the one that it makes cheaper:',
-            '',
-            '| Model | Instead of | Matrix products, x fewer | Forward, x faster | Step, x faster |',
-            '| --- | --- | ---: | ---: | ---: |',
-        ]
-    for name, work in cheaper.items():
-        base = results['works'][work['base']]
-        ours, theirs = work['contenders']['vjax'], base['contenders']['vjax']
-        fewer = (base['gflops'] / base['shape'][0]) / (work['gflops'] / work['shape'][0])
-        lines.append(
-            f'| {name} | {work["base"]} | {fewer:.2f} | {theirs["forward"] / ours["forward"]:.2f} '
-            f'| {theirs["step"] / ours["step"]:.2f} |'
-        )
-    return '\n'.join(lines) + '\n'
-
-
 def plan(only: str, where: str) -> None:
     """Estimates vjax and the textbook at the papers' sizes, and writes the results after each work."""
     jax.config.update('jax_platforms', 'cpu')
@@ -169,34 +127,8 @@ def plan(only: str, where: str) -> None:
             rows = {name: planned.estimate(name, work, where) for name in contenders.NAMES[:2]}
             results['works'][work.name] = rows
             path.write_text(json.dumps(results, indent=1) + '\n')
-            (HERE / 'table_plan.md').write_text(planned_table(results))
-            print(planned_table({**results, 'works': {work.name: rows}}), flush=True)
-
-
-def planned_table(results: dict[str, Any]) -> str:
-    """The estimates as Markdown."""
-    lines = [
-        f'`python -m experiments.throughput.run --device=plan --topology={results["topology"]}`: estimates '
-        f'by the compiler for TPUs, {planned.CLIPS} clips or images on each chip of {results["topology"]}, '
-        'bfloat16; nothing was run.',
-        '',
-        '| Model | Contender | Step, ms | x vjax | MFU | Peak, GiB |',
-        '| --- | --- | ---: | ---: | ---: | ---: |',
-    ]
-    for name, rows in results['works'].items():
-        for contender, row in rows.items():
-            if 'missing' in row:
-                cells = [row['missing'], '', '', '']
-            else:
-                ratio = row['step_ms'] / rows['vjax']['step_ms'] if 'step_ms' in rows['vjax'] else 0
-                cells = [
-                    f'{row["step_ms"]:.1f}',
-                    f'{ratio:.2f}' if ratio else '',
-                    f'{row["mfu"]:.1%}',
-                    f'{row["peak_bytes"] / 2**30:.2f}',
-                ]
-            lines.append(f'| {name} | {contender} | {" | ".join(cells)} |')
-    return '\n'.join(lines) + '\n'
+            (HERE / 'table_plan.md').write_text(tables.planned(results))
+            print(tables.planned({**results, 'works': {work.name: rows}}), flush=True)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -239,8 +171,9 @@ def main(argv: Sequence[str]) -> None:
         rows = measure(group, names, args.rounds, args.times)
         results['works'] |= summary(group, rows)
         path.write_text(json.dumps(results, indent=1) + '\n')
-        (HERE / f'table_{size}.md').write_text(table(results))
-        print(table({**results, 'works': summary(group, rows)}), flush=True)
+        (HERE / f'table_{size}.md').write_text(tables.measured(results))
+        save(plots.steps(results), HERE / f'steps_{size}.png')
+        print(tables.measured({**results, 'works': summary(group, rows)}), flush=True)
 
 
 if __name__ == '__main__':
