@@ -10,7 +10,6 @@ map is from zero to its largest weight in the clip.
     gather         where LookupViT's compressed tokens gather from; gather_tokens has each of them
 """
 
-import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,8 +25,15 @@ from vjax.data import clip_files, pipeline, video
 from vjax.data.augment import normalise
 from vjax.errors import UserError
 from vjax.models.maps import look
-from vjax.predict import as_prepared, best, in_words, load_classifier, print_results, scores_of
-from vjax.training.step import view_logits
+from vjax.predict import (
+    as_prepared,
+    best,
+    in_words,
+    load_classifier,
+    logits_by,
+    print_results,
+    scores_of,
+)
 
 FORMATS = (*clip_files.FORMATS, 'png')
 PANEL = 160  # Pixels of height that a picture is enlarged to, by a whole factor.
@@ -67,7 +73,7 @@ def look_at(
     if kind not in FORMATS:
         raise UserError(f'--format={kind} is not one of {", ".join(FORMATS)}.')
     run, classification = load_classifier(workdir, checkpoint, overrides)
-    logits_of = jax.jit(functools.partial(view_logits, run.model))
+    logits_of = logits_by(run)
     for file, name in zip(files, unique_stems(files), strict=True):
         try:
             film = as_prepared(run, file)
@@ -76,7 +82,7 @@ def look_at(
             continue
         clip = pipeline.decode_views(film, clip=run.config.clip.to_dict(), views=(1, 1))
         found = look(run.model, run.params, normalise(jnp.asarray(clip)))
-        (logits,), maps = jax.device_get((logits_of(run.params, clip[None]), found))
+        (logits,), maps = jax.device_get((logits_of(clip[None]), found))
         chosen = choose({name: own[0] for name, own in maps.items()}, names)
         top = best(run.classes, scores_of(classification, logits), 1)
         text = in_words(top)

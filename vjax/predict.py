@@ -17,13 +17,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from vjax import cli
 from vjax import config as configs
 from vjax.data import pipeline, video
 from vjax.errors import UserError
-from vjax.training import metrics, runs
+from vjax.training import metrics, runs, sharding
 from vjax.training.losses import Classification
 from vjax.training.step import view_logits
 
@@ -63,7 +63,7 @@ def predict(
     """
     views = configs.parse_views(views)
     run, classification = load_classifier(workdir, checkpoint, overrides)
-    logits_of = jax.jit(functools.partial(view_logits, run.model))
+    logits_of = logits_by(run)
     for file in files:
         try:
             film = as_prepared(run, file)
@@ -73,7 +73,7 @@ def predict(
             yield {'path': str(file), 'error': f'{error}{advice}'}
             continue
         clips = pipeline.decode_views(film, clip=run.config.clip.to_dict(), views=views)
-        (logits,) = jax.device_get(logits_of(run.params, clips[None]))
+        (logits,) = jax.device_get(logits_of(clips[None]))
         yield {'path': str(file), **answer(run.classes, scores_of(classification, logits), top)}
 
 
@@ -90,6 +90,21 @@ def load_classifier(
     if not run.conversion.get('named_classes', True):
         log.warning("the classes of '%s' have no names: convert again with --classes=FILE", workdir)
     return run, configs.classification(run.config, run.classes, run.multi_label)
+
+
+def logits_by(
+    run: runs.Run,
+) -> Callable[[UInt8[np.ndarray, 'batch views time height width 3']], Float[jax.Array, 'batch _']]:
+    """What gives the logits of clips, the mean over each one's views, on this process's first device."""
+    # From the mesh the model knows what it runs on, and how attention is fastest there.
+    mesh = sharding.make_mesh({'data': 1}, jax.local_devices()[:1])
+    step = jax.jit(functools.partial(view_logits, run.model))
+
+    def logits_of(clips):
+        with jax.set_mesh(mesh):
+            return step(run.params, clips)
+
+    return logits_of
 
 
 def storage(run: runs.Run) -> dict[str, Any]:

@@ -12,7 +12,6 @@ the length. Ctrl-C ends the stream, and what was found until then is written.
 
 import collections
 import contextlib
-import functools
 import json
 import math
 import os
@@ -32,10 +31,9 @@ from vjax.data.streaming import FrameStream, RawFormat
 from vjax.data.video import BadVideo
 from vjax.data.windows import windows
 from vjax.errors import UserError
-from vjax.predict import answer, in_words, load_classifier, scores_of, storage
+from vjax.predict import answer, in_words, load_classifier, logits_by, scores_of, storage
 from vjax.training import runs
 from vjax.training.interruption import Interruption
-from vjax.training.step import view_logits
 from vjax.watching import segments, timeline
 from vjax.watching.segments import Segment, Segmenter
 from vjax.watching.timeline import clock
@@ -127,7 +125,7 @@ def _scored(
 ) -> Iterator[Scored]:
     """The windows with their logits; while a batch is computed the next one is read."""
     clip = run.config.clip.to_dict()
-    logits_of = jax.jit(functools.partial(view_logits, run.model))
+    logits_of = logits_by(run)
     ahead = int(batch_size > 1)  # A lone window is wanted at once.
     computed = collections.deque()
     for batch in _batches(windows(frames, sections.Clip(**clip), step), batch_size):
@@ -135,7 +133,7 @@ def _scored(
         # The last batch is filled up, for another size would be compiled anew.
         clips = np.stack(clips + clips[-1:] * (batch_size - len(clips)))
         times = [(window.start, window.end) for window in batch]
-        computed.append((times, logits_of(run.params, clips)))
+        computed.append((times, logits_of(clips)))
         if len(computed) > ahead:
             yield from _fetch(*computed.popleft())
     for batch in computed:
