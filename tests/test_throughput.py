@@ -112,8 +112,23 @@ def test_the_plot_has_a_bar_for_every_contender_that_was_measured():
     (axes,) = plots.steps({'works': works}).axes
     assert [bar.get_width() for bar in axes.patches] == [2.0, 3.0, 1.0]
     assert [text.get_text().strip() for text in axes.texts] == [
-        '2.00 s',
-        '3.00 s, 1.50 x',
-        '1.00 s',
+        '2 s',
+        '3 s, 1.50 x',
+        '1 s',
     ]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ['vjax', 'huggingface']
+
+
+def test_estimates_say_what_does_not_fit_and_hold_efficient_models_against_others():
+    def work(gflops, base, **rows):
+        return {'shape': [8, 8, 8, 3], 'base': base, 'gflops': gflops, 'contenders': rows}
+
+    row = {'step': 0.2, 'mfu': 0.25, 'peak_bytes': 2**30}
+    works = {
+        'A': work(100.0, '', vjax=row, textbook={'missing': 'does not fit'}),
+        'B': work(40.0, 'A', vjax={**row, 'step': 0.1}),
+    }
+    lines = tables.planned({'topology': 'v5e:2x2', 'works': works}).splitlines()
+    assert '| A | 8x8x8x3 | vjax | 200.0 | 1.00 | 25.0% | 1.00 |' in lines
+    assert '| A | 8x8x8x3 | textbook | does not fit |  |  |  |' in lines
+    assert lines[-1] == '| B | A | 2.50 | 2.00 |'

@@ -23,8 +23,10 @@ def steps(results: dict[str, Any]) -> Figure:
         for name, row in rows.items():
             label = None if name in drawn else name
             axes.barh(top, row['step'], 0.9, color=COLOURS[name], label=label)
-            ratio = '' if name == 'vjax' else f', {row["step"] / rows["vjax"]["step"]:.2f} x'
-            axes.text(row['step'], top, f' {row["step"]:.2f} s{ratio}', va='center', fontsize=7)
+            text = f' {row["step"]:.3g} s'
+            if name != 'vjax' and 'vjax' in rows:
+                text += f', {row["step"] / rows["vjax"]["step"]:.2f} x'
+            axes.text(row['step'], top, text, va='center', fontsize=7)
             drawn.add(name)
             top += 1
         top += 0.6  # To the next model.

@@ -103,32 +103,41 @@ def summary(group: Sequence[Work], rows: dict[str, dict[str, Any]]) -> dict[str,
     """Medians of a group's times, and the facts of its works."""
     found = {}
     for work in group:
-        found[work.name] = {
-            'shape': [work.batch, *work.shape],
-            'dtype': work.dtype,
-            'base': work.base,
-            'gflops': work.train_gflops(),
-            'contenders': {
-                name: row | {what: statistics.median(row[what]) for what in TIMED if what in row}
-                for name, row in rows[work.name].items()
-            },
+        contenders = {
+            name: row | {what: statistics.median(row[what]) for what in TIMED if what in row}
+            for name, row in rows[work.name].items()
         }
+        found[work.name] = facts(work) | {'contenders': contenders}
     return found
+
+
+def facts(work: Work) -> dict[str, Any]:
+    """What of a work does not depend on how fast anyone is."""
+    return {
+        'shape': [work.batch, *work.shape],
+        'dtype': work.dtype,
+        'base': work.base,
+        'gflops': work.train_gflops(),
+    }
 
 
 def plan(only: str, where: str) -> None:
     """Estimates vjax and the textbook at the papers' sizes, and writes the results after each work."""
     jax.config.update('jax_platforms', 'cpu')
     path = HERE / 'results_plan.json'
-    results = json.loads(path.read_text()) if path.exists() else {'works': {}}
-    results['topology'] = where
+    results = json.loads(path.read_text()) if path.exists() else {}
+    if results.get('topology') != where:
+        results = {'topology': where, 'works': {}}
     for work in (work for group in groups('full', 'bfloat16') for work in group):
         if only in work.name:
-            rows = {name: planned.estimate(name, work, where) for name in contenders.NAMES[:2]}
-            results['works'][work.name] = rows
+            names = ('vjax', 'textbook') if work.model['name'] == 'vivit' else ('vjax',)
+            work = planned.on_all_chips(work, where)
+            rows = {name: planned.estimate(name, work, where) for name in names}
+            results['works'][work.name] = facts(work) | {'contenders': rows}
             path.write_text(json.dumps(results, indent=1) + '\n')
             (HERE / 'table_plan.md').write_text(tables.planned(results))
-            print(tables.planned({**results, 'works': {work.name: rows}}), flush=True)
+            save(plots.steps(results), HERE / 'steps_plan.png')
+            print(rows, flush=True)
 
 
 def main(argv: Sequence[str]) -> None:

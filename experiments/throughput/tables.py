@@ -1,8 +1,7 @@
 """What was measured, and what the compiler estimates, as Markdown."""
 
+from collections.abc import Sequence
 from typing import Any
-
-from experiments.throughput.planned import CLIPS
 
 
 def measured(results: dict[str, Any]) -> str:
@@ -28,47 +27,60 @@ def measured(results: dict[str, Any]) -> str:
                 f'| {work["gflops"] / row["step"]:,.0f} '
                 f'| {row["first_step"]:.1f} | {row["peak_bytes"] / 1e6:,.0f} |'
             )
-    cheaper = {name: work for name, work in results['works'].items() if work['base']}
-    if cheaper:
-        lines += [
-            '',
-            'Efficient models of vjax, each beside the one that it makes cheaper:',
-            '',
-            '| Model | Instead of | Matrix products, x fewer | Forward, x faster | Step, x faster |',
-            '| --- | --- | ---: | ---: | ---: |',
-        ]
-    for name, work in cheaper.items():
-        base = results['works'][work['base']]
-        ours, theirs = work['contenders']['vjax'], base['contenders']['vjax']
-        fewer = (base['gflops'] / base['shape'][0]) / (work['gflops'] / work['shape'][0])
-        lines.append(
-            f'| {name} | {work["base"]} | {fewer:.2f} | {theirs["forward"] / ours["forward"]:.2f} '
-            f'| {theirs["step"] / ours["step"]:.2f} |'
-        )
+    lines += _cheaper(results['works'], ('forward', 'step'))
     return '\n'.join(lines) + '\n'
 
 
 def planned(results: dict[str, Any]) -> str:
     """The estimates as Markdown."""
+    where = results['topology']
     lines = [
-        f'`python -m experiments.throughput.run --device=plan --topology={results["topology"]}`: estimates '
-        f'by the compiler for TPUs, {CLIPS} clips or images on each chip of {results["topology"]}, '
-        'bfloat16; nothing was run.',
+        f'`python -m experiments.throughput.run --device=plan --topology={where}`: estimates by the '
+        f'compiler for TPUs, of all chips of {where} with whole parameters on each, bfloat16; nothing was '
+        'run.',
         '',
-        '| Model | Contender | Step, ms | x vjax | MFU | Peak, GiB |',
-        '| --- | --- | ---: | ---: | ---: | ---: |',
+        '| Model | Batch | Contender | Step, ms | x vjax | MFU | Peak, GiB |',
+        '| --- | --- | --- | ---: | ---: | ---: | ---: |',
     ]
-    for name, rows in results['works'].items():
-        for contender, row in rows.items():
+    for name, work in results['works'].items():
+        ours = work['contenders']['vjax'].get('step')
+        for contender, row in work['contenders'].items():
+            cells = [name, 'x'.join(map(str, work['shape'])), contender]
             if 'missing' in row:
-                cells = [row['missing'], '', '', '']
+                cells += [row['missing'], '', '', '']
             else:
-                ratio = row['step_ms'] / rows['vjax']['step_ms'] if 'step_ms' in rows['vjax'] else 0
-                cells = [
-                    f'{row["step_ms"]:.1f}',
-                    f'{ratio:.2f}' if ratio else '',
+                cells += [
+                    f'{1000 * row["step"]:.1f}',
+                    f'{row["step"] / ours:.2f}' if ours else '',
                     f'{row["mfu"]:.1%}',
                     f'{row["peak_bytes"] / 2**30:.2f}',
                 ]
-            lines.append(f'| {name} | {contender} | {" | ".join(cells)} |')
+            lines.append(f'| {" | ".join(cells)} |')
+    lines += _cheaper(results['works'], ('step',))
     return '\n'.join(lines) + '\n'
+
+
+def _cheaper(works: dict[str, Any], timed: Sequence[str]) -> list[str]:
+    """Lines on the efficient models, each beside the one that it makes cheaper; none without such."""
+    lines = []
+    for name, work in works.items():
+        ours = work['contenders']['vjax']
+        base = works.get(work['base'])
+        if base is None or 'missing' in ours or 'missing' in base['contenders']['vjax']:
+            continue
+        theirs = base['contenders']['vjax']
+        fewer = (base['gflops'] / base['shape'][0]) / (work['gflops'] / work['shape'][0])
+        ratios = [fewer, *(theirs[what] / ours[what] for what in timed)]
+        cells = [name, work['base'], *(f'{ratio:.2f}' for ratio in ratios)]
+        lines.append(f'| {" | ".join(cells)} |')
+    if not lines:
+        return []
+    faster = ' | '.join(f'{what.capitalize()}, x faster' for what in timed)
+    return [
+        '',
+        'Efficient models of vjax, each beside the one that it makes cheaper:',
+        '',
+        f'| Model | Instead of | Matrix products, x fewer | {faster} |',
+        '| --- | --- | ---: |' + ' ---: |' * len(timed),
+        *lines,
+    ]
