@@ -719,3 +719,13 @@ def test_unknown_splits_and_views_are_named(dataset):
         pipeline.eval_batches(dataset, 'test', clip=CLIP, views=(1, 1), batch_size=1)
     with pytest.raises(UserError, match='views'):
         pipeline.eval_batches(dataset, 'train', clip=CLIP, views=(0, 1), batch_size=1)
+
+
+def test_the_end_of_the_data_waits_for_no_tuner(dataset, monkeypatch):
+    graphs = []
+    monkeypatch.setattr(
+        tf.data.Dataset, 'as_numpy_iterator', lambda self: graphs.append(self) or iter(())
+    )
+    assert train(dataset) == []
+    (graph,) = graphs
+    assert not graph.options().autotune.enabled

@@ -456,6 +456,11 @@ def _stream(
     def stream():
         data = tf.data.Dataset.range(steps.start, steps.stop).map(plan).unbatch().map(draw)
         data = data.batch(per_host, drop_remainder=True).prefetch(_AHEAD)
+        # There is nothing to tune, and who waits for the end of the data may have to wait until the tuner
+        # wakes up: up to a minute in a long run.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        data = data.with_options(options)
         pool = concurrent.futures.ThreadPoolExecutor(num_threads or os.cpu_count(), 'decode')
         coming = collections.deque()
         try:
