@@ -24,9 +24,18 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 
+# Those without a use are here to be loaded before vjax: what it imports while its types are being checked
+# is compiled from source, which takes ten seconds.
+import beartype  # noqa: F401
+import flax.linen  # noqa: F401
 import jax
+import matplotlib.figure  # noqa: F401
 import numpy as np
+import optax  # noqa: F401
+import orbax.checkpoint  # noqa: F401
 import pytest
+import scipy.stats  # noqa: F401
+import tensorflow  # noqa: F401
 
 from vjax import cli, describe, train
 from vjax import config as configs

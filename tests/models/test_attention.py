@@ -11,6 +11,9 @@ from vjax.models import blockwise, headwise, layers, products
 
 HEADS, HEAD_DIM = 2, 8
 MORE_SIZES = (300, 300), (700, 2001), (1, 600)
+either_remat = pytest.mark.parametrize(
+    'remat', [pytest.param('none', marks=pytest.mark.slow), 'dots']
+)
 both_kinds = pytest.mark.parametrize('kind', [blockwise, headwise], ids=['blockwise', 'headwise'])
 
 
@@ -178,7 +181,7 @@ def calls_of_a_model(random_params, monkeypatch):
     [VIDEO, pytest.param(CAPPED, marks=pytest.mark.slow)],
     ids=lambda fields: fields['name'],
 )
-@pytest.mark.parametrize('remat', ['none', 'dots'])
+@either_remat
 def test_a_model_computes_the_same_on_a_single_cpu(fields, remat, calls_of_a_model, monkeypatch):
     monkeypatch.setattr(blockwise, 'KEYS', 4)
     monkeypatch.setattr(blockwise, 'ROWS', 8)
@@ -186,7 +189,7 @@ def test_a_model_computes_the_same_on_a_single_cpu(fields, remat, calls_of_a_mod
     assert bool(calls) == (fields['name'] == 'vivit')  # Capped scores are not ordinary.
 
 
-@pytest.mark.parametrize('remat', ['none', 'dots'])
+@either_remat
 def test_a_model_computes_the_same_by_heads(remat, calls_of_a_model, monkeypatch):
     monkeypatch.setattr(headwise, 'pays', lambda *_: True)
     shape, names, axis_types = (2, 2), ('data', 'tensor'), (AxisType.Auto,) * 2

@@ -77,8 +77,13 @@ def test_costs(variant, fields, side, gflops, params):
 
 @pytest.mark.parametrize(
     'fields',
-    [{}, {'fusion': 'bottleneck', 'merge': 'time', 'global_width': 8, 'classifier': 'map'}],
-    ids=['cross_view_attention', 'bottleneck_merge_over_time'],
+    [
+        pytest.param({}, id='cross_view_attention', marks=pytest.mark.slow),
+        pytest.param(
+            {'fusion': 'bottleneck', 'merge': 'time', 'global_width': 8, 'classifier': 'map'},
+            id='bottleneck_merge_over_time',
+        ),
+    ],
 )
 def test_gives_the_same_logits_with_and_without_a_mesh(fields, random_params):
     mtv, video = model(**fields), clips()

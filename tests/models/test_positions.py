@@ -56,7 +56,10 @@ def test_sincos_positions_are_those_of_each_axis_and_learn_nothing():
         module.apply({}, grid, 14)
 
 
-@pytest.mark.parametrize('kind', ['learned', 'factorised', 'sincos'])
+@pytest.mark.parametrize(
+    'kind',
+    ['learned', *(pytest.param(x, marks=pytest.mark.slow) for x in ('factorised', 'sincos'))],
+)
 @settings(max_examples=6, deadline=None)
 @given(height=st.integers(1, 6), width=st.integers(1, 6), times=st.integers(1, 3))
 def test_positions_of_a_larger_input_are_the_trained_ones_resized(kind, height, width, times):

@@ -257,7 +257,9 @@ def test_lookupvit_is_a_product_of_matrices_of_both_streams(heads, reuse):
     assert math.isclose(found.sum(), 1, rel_tol=1e-5)
 
 
-@pytest.mark.parametrize('temporal_input', ['both', 'compressed'])
+@pytest.mark.parametrize(
+    'temporal_input', ['both', pytest.param('compressed', marks=pytest.mark.slow)]
+)
 def test_lookupvit_by_frames(temporal_input):
     model = models.build(
         'lookupvivit',
@@ -297,7 +299,7 @@ VIEWS = dict(
 )
 
 
-@pytest.mark.parametrize('classifier', ['token', 'gap'])
+@pytest.mark.parametrize('classifier', ['token', pytest.param('gap', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('descending', [True, False])
 def test_mtv_with_cross_view_attention(descending, classifier):
     """One clip of 4 frames: one slice, in which the first view has 1 index of time, the second 2."""

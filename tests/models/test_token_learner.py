@@ -257,7 +257,11 @@ def test_the_number_of_learned_tokens_does_not_depend_on_the_image():
         assert shapes['fused_blocks']['token_fuser']['fusion_maps'][0] == (2, 1, 3, h, w)
 
 
-@pytest.mark.parametrize(('version', 'fuser'), KINDS)
+# The fused ones have all parameters of the others.
+@pytest.mark.parametrize(
+    ('version', 'fuser'),
+    [kind if kind[1] else pytest.param(*kind, marks=pytest.mark.slow) for kind in KINDS],
+)
 def test_gradients_reach_every_parameter(version, fuser, random_params):
     model, x = vivit(version=version, fuser=fuser, depth=2), random(2, *CLIP)
     params = random_params(model, x)
@@ -309,7 +313,10 @@ MAPS = {  # By attention: where the maps are, and their layers, merged batch, to
 }
 
 
-@pytest.mark.parametrize(('attention', 'fuser'), MAPS)
+@pytest.mark.parametrize(
+    ('attention', 'fuser'),
+    [kind if kind[1] else pytest.param(*kind, marks=pytest.mark.slow) for kind in MAPS],
+)
 def test_video_models_give_the_same_with_and_without_a_mesh(attention, fuser, random_params):
     model, video = vivit(attention=attention, fuser=fuser), random(8, *CLIP)
     params = random_params(model, video, scale=1)

@@ -94,11 +94,11 @@ def test_the_best_of_multi_label_data_has_the_highest_map(tmp_path):
 @pytest.mark.parametrize(
     'damage',
     [
-        'truncated',
+        pytest.param('truncated', marks=pytest.mark.slow),
         pytest.param('missing', marks=pytest.mark.slow),
         'one bit',
         pytest.param('metadata', marks=pytest.mark.slow),
-        'about',
+        pytest.param('about', marks=pytest.mark.slow),
     ],
 )
 def test_a_damaged_latest_checkpoint_falls_back_to_the_one_before(tmp_path, damage, caplog):

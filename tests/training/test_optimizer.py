@@ -181,7 +181,7 @@ def test_first_moments_in_half_the_bytes_train_alike(name):
     assert 0 < np.abs(got - expected).max() < 0.01 * moved.max()
 
 
-@pytest.mark.parametrize('name', ['sgd', 'adamw'])
+@pytest.mark.parametrize('name', [pytest.param('sgd', marks=pytest.mark.slow), 'adamw'])
 def test_factors_of_stacked_layers_are_those_of_unrolled_ones(name):
     factors = (0.25, 0.5, 1.0)
     together, apart = stacked()
