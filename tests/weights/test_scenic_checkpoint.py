@@ -291,6 +291,7 @@ OPTIMIZER = {
     'momentum': 0.9,
     'b1': 0.9,
     'b2': 0.999,
+    'moment_dtype': 'float32',
     'clip_norm': 0.0,
     'weight_decay': (('.*', 0.0),),
     'learning_rate_scale': (('.*', 1.0),),
