@@ -15,13 +15,14 @@ from vjax.planning import hlo, topology
 from vjax.planning.compiled import short_of_memory
 from vjax.training import sharding
 
-PART = 4  # Of the batch that a GPU has: the textbook's ViViT-B keeps too much for 4 clips.
+CLIPS = 2  # On each chip: the textbook's ViViT-B keeps too much for 4.
 
 
 def on_all_chips(work: Work, where: str) -> Work:
-    """A work with the batch of all chips of a topology: 2 clips or 16 images on each."""
+    """A work with the batch of all chips of a topology: `CLIPS` on each, or as many images as on a GPU."""
     devices, _ = topology.find(where)
-    return dataclasses.replace(work, batch=work.batch // PART * len(devices))
+    of_videos = len(work.shape) == 4
+    return dataclasses.replace(work, batch=(CLIPS if of_videos else work.batch) * len(devices))
 
 
 def estimate(name: str, work: Work, where: str) -> dict[str, Any]:
