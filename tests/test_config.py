@@ -119,6 +119,15 @@ def test_no_section_takes_an_unknown_key_or_lacks_one(config, section):
             configs.check(shortened)
 
 
+@pytest.mark.parametrize('value', [3, None])
+def test_a_choice_that_is_no_text_is_named_as_well(config, value):
+    changed = ConfigDict(config.to_dict())
+    with changed.ignore_type():
+        changed.optimizer.name = value
+    with pytest.raises(UserError, match=f'optimizer.name={value} is not one of sgd, adamw'):
+        configs.check(changed)
+
+
 def test_multi_label_data_takes_the_sigmoid_loss(config):
     classes = {'action': ('a', 'b', 'c')}
     with pytest.raises(

@@ -20,7 +20,7 @@ import ml_collections
 from vjax import models
 from vjax.data import records, sections
 from vjax.errors import UserError
-from vjax.models.fields import suggestion
+from vjax.models.fields import check_choice, suggestion
 from vjax.training import losses, optimizer
 from vjax.weights.plan import Adapt
 
@@ -239,8 +239,7 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise UserError(f'config.{key}={value} should be {limits}.')
     for key, names in CHOICES.items():
         value = functools.reduce(operator.getitem, key.split('.'), config)
-        if value not in names:
-            raise UserError(f"config.{key}='{value}' is not one of {', '.join(names)}.")
+        check_choice(f'config.{key}', value, names)
     if not config.num_steps and not config.num_epochs:
         raise UserError('set config.num_steps or config.num_epochs.')
     if config.batch_size % config.accumulate:
@@ -252,9 +251,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     parse_steps(config.profile)
     for key, values in config.vary.items():
         if key not in config.model or key in ('name', 'num_classes'):
-            hint = '.' if key in config.model else suggestion(key, config.model.keys()) or '.'
+            hint = '' if key in config.model else suggestion(key, config.model.keys())
             raise UserError(
-                f"config.vary.{key}: config.model has no field '{key}' that could vary{hint}"
+                f"config.vary.{key}: config.model has no field '{key}' that could vary{hint or '.'}"
             )
         own = config.model[key]
         if not isinstance(values, list | tuple) or not all(type(v) is type(own) for v in values):

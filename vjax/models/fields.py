@@ -13,10 +13,10 @@ def suggestion(value: str, choices: Collection[str]) -> str:
     return f'; did you mean {close[0]!r}?' if close else ''
 
 
-def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Raises a UserError unless the value is one of the choices."""
     if value not in choices:
-        hint = suggestion(value, choices)
+        hint = suggestion(str(value), choices)
         raise UserError(f'{name}={value!r} is not one of {", ".join(choices)}{hint}')
 
 
