@@ -146,11 +146,16 @@ def textbook(work: Work) -> TextbookViViT:
 NAMES = ('vjax', 'textbook', 'huggingface', 'huggingface-compiled')
 
 
+def has_peers(work: Work) -> bool:
+    """Whether there are contenders but vjax: the others have ViViT alone."""
+    return work.model['name'] == 'vivit'
+
+
 def make(name: str, work: Work) -> Jax | Torch | str:
     """The contender of that name at a work; or the reason why there is none."""
     if name == 'vjax':
         return Jax(work.build(), work.params(), work.inputs())
-    if work.model['name'] != 'vivit':
+    if not has_peers(work):
         return 'only of ViViT'
     if name == 'textbook':
         return Jax(textbook(work), from_vjax(work.params()), work.inputs())

@@ -130,14 +130,15 @@ def plan(only: str, where: str) -> None:
         results = {'topology': where, 'works': {}}
     for work in (work for group in groups('full', 'bfloat16') for work in group):
         if only in work.name:
-            names = ('vjax', 'textbook') if work.model['name'] == 'vivit' else ('vjax',)
+            names = ('vjax', 'textbook') if contenders.has_peers(work) else ('vjax',)
             work = planned.on_all_chips(work, where)
             rows = {name: planned.estimate(name, work, where) for name in names}
-            results['works'][work.name] = facts(work) | {'contenders': rows}
+            found = {work.name: facts(work) | {'contenders': rows}}
+            results['works'] |= found
             path.write_text(json.dumps(results, indent=1) + '\n')
             (HERE / 'table_plan.md').write_text(tables.planned(results))
             save(plots.steps(results), HERE / 'steps_plan.png')
-            print(rows, flush=True)
+            print(tables.planned({**results, 'works': found}), flush=True)
 
 
 def main(argv: Sequence[str]) -> None:
