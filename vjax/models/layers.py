@@ -65,6 +65,8 @@ class PatchEmbedding(nn.Module):
             # Rows of pixels with their channels: a TPU stores an axis of three channels as one of 128.
             x = einops.rearrange(x, 'b ... w c -> b ... (w c)')
             patches = einops.rearrange(x, f'b {axes} -> b {grid} ({within})', **sizes)
+            # As they are: a TPU else transposes them for the kernel's gradient, in tiles of padding.
+            patches = jax.lax.optimization_barrier(patches)
             return patches @ kernel.reshape(-1, self.width)
 
         tokens = embed(x, kernel)
