@@ -61,9 +61,10 @@ def main(argv: list[str]) -> None:
         if args.only and not all(text in name for text in args.only):
             continue
         try:
-            results[name] = _plan(config, topology, args.cache) | {'config': config}
+            result = _plan(config, topology, args.cache)
         except UserError as error:
-            results[name] = {'error': str(error), 'config': config, 'topology': topology}
+            result = {'error': str(error), 'topology': topology}
+        results[name] = result | {'config': config, 'edition': cache.edition()}
         print(_row(results[name]), flush=True)
         results = _in_order(results)
         kept.write_text(json.dumps(results, indent=1) + '\n')
@@ -109,8 +110,16 @@ def _table(results):
         'MFU',
         'Warnings',
     )
+    notes = [
+        '`python -m experiments.pod_plan.run`: estimates by the compiler for TPUs; nothing was run.'
+    ]
+    earlier = sum(result.get('edition') != cache.edition() for result in results.values())
+    if earlier:
+        notes.append(
+            f'{earlier} of {len(results)} rows were planned before vjax or its packages changed.'
+        )
     lines = [
-        '`python -m experiments.pod_plan.run`: estimates by the compiler for TPUs; nothing was run.',
+        ' '.join(notes),
         '',
         f'| {" | ".join(head)} |',
         '| --- | --- | ---: | --- |' + ' ---: |' * (len(head) - 4),

@@ -35,7 +35,12 @@ def versions() -> dict[str, str | None]:
 
 def key(**what: Any) -> str:
     """A name for the result of a plan of `what`, a JSON value, by these sources and packages."""
-    digest = hashlib.sha256(json.dumps([what, versions()], sort_keys=True).encode())
+    return hashlib.sha256(json.dumps([what, edition()], sort_keys=True).encode()).hexdigest()[:32]
+
+
+def edition() -> str:
+    """Names the sources and packages that plans are made with: another name, perhaps other plans."""
+    digest = hashlib.sha256(json.dumps(versions(), sort_keys=True).encode())
     root = Path(vjax.__file__).parent
     for source in SOURCES:
         path = root / source
