@@ -111,6 +111,7 @@ def model(name: str, **fields: Any) -> ConfigDict:
         positions='learned',
         position_grid=(),
         remat='dots',
+        unroll=False,
         dtype='float32',
         gelu='tanh',
         norm_epsilon=1e-6,

@@ -144,6 +144,7 @@ def textbook(work: Work) -> TextbookViViT:
 
 
 NAMES = ('vjax', 'textbook', 'huggingface', 'huggingface-compiled')
+UNROLLED = 'vjax, unrolled'  # Its layers without a loop: of estimates alone.
 
 
 def has_peers(work: Work) -> bool:

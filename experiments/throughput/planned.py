@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from experiments.throughput.contenders import textbook, training_step
+from experiments.throughput.contenders import UNROLLED, textbook, training_step
 from experiments.throughput.work import Work
 from vjax.models import costs
 from vjax.planning import hlo, topology
@@ -26,17 +26,22 @@ def on_all_chips(work: Work, where: str) -> Work:
 
 
 def estimate(name: str, work: Work, where: str) -> dict[str, Any]:
-    """Seconds of a step, MFU and peak bytes of a contender, 'vjax' or 'textbook', on each chip.
+    """Seconds of a step, MFU and peak bytes of a contender on each chip.
 
     Parameters are on every chip, and the batch is split. Time is the compiler's estimated cycles, in
     which collectives are free.
+
+    Args:
+        name: 'vjax', `UNROLLED` or 'textbook'.
+        work: with the batch of all chips.
+        where: a topology.
 
     Returns:
         `step`, `mfu`, `peak_bytes`; or `missing`, the reason why there is none.
     """
     devices, chip = topology.find(where)
     mesh = sharding.make_mesh({'data': -1}, devices)
-    model = work.build() if name == 'vjax' else textbook(work)
+    model = textbook(work) if name == 'textbook' else work.build(unroll=name == UNROLLED)
     tx, step = training_step(model)
     everywhere, split = NamedSharding(mesh, P()), NamedSharding(mesh, P('data'))
 

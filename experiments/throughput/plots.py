@@ -4,11 +4,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.throughput.contenders import NAMES
+from experiments.throughput.contenders import NAMES, UNROLLED
 from vjax import visualize
-from vjax.colours import BLUE, GREEN, ORANGE, VERMILLION
+from vjax.colours import BLUE, GREEN, ORANGE, SKY, VERMILLION
 
-COLOURS = dict(zip(NAMES, (BLUE, ORANGE, GREEN, VERMILLION), strict=True))
+COLOURS = dict(zip((*NAMES, UNROLLED), (BLUE, ORANGE, GREEN, VERMILLION, SKY), strict=True))
 
 
 @visualize.styled()

@@ -10,7 +10,8 @@ the ratio of their times stands beside that of their matrix products.
     --size=small     what a CPU of two cores can train: the default there, in float32
     --size=full      the papers' sizes: the default on a GPU, in bfloat16
     --device=plan    nothing is run: the steps of the papers' sizes as the compiler for TPUs estimates them
-                     (extra [plan]), of vjax and of the textbook
+                     (extra [plan]), of vjax, also
+                     with unrolled layers, and of the textbook
 
 Needs the extra [parity] for PyTorch; what is not installed has no figures. Writes results_SIZE.json,
 table_SIZE.md (or _plan) and steps_SIZE.png beside this file after each group; --only=TEXT takes groups
@@ -130,7 +131,7 @@ def plan(only: str, where: str) -> None:
         results = {'topology': where, 'works': {}}
     for work in (work for group in groups('full', 'bfloat16') for work in group):
         if only in work.name:
-            names = ('vjax', 'textbook') if contenders.has_peers(work) else ('vjax',)
+            names = ['vjax', contenders.UNROLLED] + ['textbook'] * contenders.has_peers(work)
             work = planned.on_all_chips(work, where)
             rows = {name: planned.estimate(name, work, where) for name in names}
             found = {work.name: facts(work) | {'contenders': rows}}

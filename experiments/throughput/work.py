@@ -31,9 +31,9 @@ class Work:
     dtype: str = 'float32'
     base: str = ''
 
-    def build(self) -> Any:
+    def build(self, *, unroll: bool = False) -> Any:
         """The vjax model, which computes again what `recipes.model` says."""
-        return models.build(**self.model, dtype=self.dtype, remat='dots')
+        return models.build(**self.model, dtype=self.dtype, remat='dots', unroll=unroll)
 
     def inputs(self) -> tuple[np.ndarray, np.ndarray]:
         """A batch: pixels in [-1, 1], and labels."""

@@ -160,7 +160,7 @@ def test_how_it_is_computed_changes_no_gradient(random_params):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
         gradient(prism),
-        gradient(prism.clone(remat='full', unroll=2)),
+        gradient(prism.clone(remat='full', unroll=True)),
     )
 
 

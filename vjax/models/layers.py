@@ -319,7 +319,8 @@ class Encoder(nn.Module):
       stochastic_depth: Rate of dropping a branch of the last block; rates grow linearly from 0.
       remat: What the backward pass computes again: 'none', 'dots' (all but matmuls), 'offload' (the
         same, and matmuls' results wait in the host's memory) or 'full'.
-      unroll: Blocks per step of the scan, True for all. Changes speed and costs' counting alone.
+      unroll: All blocks one behind the other in the program instead of a loop: on TPUs a faster step
+        (`experiments/throughput`) for a compilation that grows with the depth.
       dtype: What the blocks compute in: 'float32' or 'bfloat16'.
       gelu: 'tanh', the approximation that all published JAX models were trained with, or 'erf', exact.
       norm_epsilon: What every LayerNorm adds to the variance.
@@ -335,7 +336,7 @@ class Encoder(nn.Module):
     attention_dropout: float = 0.0
     stochastic_depth: float = 0.0
     remat: str = 'none'
-    unroll: int | bool = 1
+    unroll: bool = False
     dtype: str = 'float32'
     gelu: str = 'tanh'
     norm_epsilon: float = 1e-6

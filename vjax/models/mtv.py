@@ -99,7 +99,7 @@ class MTV(nn.Module):
     positions: str = 'learned'
     position_grid: tuple[tuple[int, int, int], ...] = ()
     remat: str = 'none'
-    unroll: int | bool = 1
+    unroll: bool = False
     dtype: str = 'float32'
     gelu: str = 'tanh'
     norm_epsilon: float = 1e-6

@@ -101,7 +101,7 @@ class AttentiveProbe(nn.Module):
     attention_dropout: float = 0.0
     stochastic_depth: float = 0.0
     remat: str = 'none'
-    unroll: int | bool = 1
+    unroll: bool = False
     dtype: str = 'float32'
     gelu: str = 'tanh'
     norm_epsilon: float = 1e-6

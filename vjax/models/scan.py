@@ -68,7 +68,7 @@ def drop_rates(rate: float, depth: int) -> np.ndarray:
 
 
 def scan_blocks(
-    block: nn.Module, carry: Any, rates: np.ndarray, *, train: bool, remat: str, unroll: int | bool
+    block: nn.Module, carry: Any, rates: np.ndarray, *, train: bool, remat: str, unroll: bool
 ) -> Any:
     """Applies a block once for each of `rates`, as one scan over its stacked parameters.
 
@@ -82,7 +82,7 @@ def scan_blocks(
       train: Handed on.
       remat: What the backward pass computes again: 'none', 'dots' (all but what is named by `keep`),
         'offload' (the same, and that waits on the host) or 'full'.
-      unroll: Layers per step of the scan, True for all.
+      unroll: All layers one behind the other in the program, instead of a loop.
     """
     if not len(rates):
         return carry
@@ -92,7 +92,7 @@ def scan_blocks(
 
     if remat != 'none':
         # The scan's own loop, where there is one, already keeps the two computations apart.
-        apply = nn.remat(apply, policy=REMAT_POLICIES[remat], prevent_cse=unroll is True)
+        apply = nn.remat(apply, policy=REMAT_POLICIES[remat], prevent_cse=unroll)
     scan = nn.scan(
         apply,
         variable_axes={'params': 0, 'intermediates': 0},

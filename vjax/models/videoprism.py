@@ -73,7 +73,7 @@ class VideoPrism(nn.Module):
     positions: str = 'learned'
     position_grid: tuple[int, ...] = ()
     remat: str = 'none'
-    unroll: int | bool = 1
+    unroll: bool = False
     dtype: str = 'float32'
     gelu: str = 'erf'
     norm_epsilon: float = 1e-6

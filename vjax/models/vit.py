@@ -44,7 +44,7 @@ class ViT(nn.Module):
     positions: str = 'learned'
     position_grid: tuple[int, ...] = ()
     remat: str = 'none'
-    unroll: int | bool = 1
+    unroll: bool = False
     dtype: str = 'float32'
     gelu: str = 'tanh'
     norm_epsilon: float = 1e-6
