@@ -127,8 +127,15 @@ def test_estimates_say_what_does_not_fit_and_hold_efficient_models_against_other
     works = {
         'A': work(100.0, '', vjax=row, textbook={'missing': 'does not fit'}),
         'B': work(40.0, 'A', vjax={**row, 'step': 0.1}),
+        'C': work(40.0, 'D', vjax=row),
     }
     lines = tables.planned({'topology': 'v5e:2x2', 'works': works}).splitlines()
     assert '| A | 8x8x8x3 | vjax | 200.0 | 1.00 | 25.0% | 1.00 |' in lines
     assert '| A | 8x8x8x3 | textbook | does not fit |  |  |  |' in lines
     assert lines[-1] == '| B | A | 2.50 | 2.00 |'
+
+    unrolled = {contenders.UNROLLED: {**row, 'step': 0.04}}
+    for name in 'AB':
+        works[name]['contenders'] |= unrolled
+    *_, last = tables.planned({'topology': 'v5e:2x2', 'works': works}).splitlines()
+    assert last == '| B | A | 2.50 | 1.00 |'

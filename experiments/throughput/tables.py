@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from experiments.throughput.contenders import UNROLLED
+
 
 def measured(results: dict[str, Any]) -> str:
     """The results as Markdown."""
@@ -57,18 +59,18 @@ def planned(results: dict[str, Any]) -> str:
                 ]
             lines.append(f'| {" | ".join(cells)} |')
     lines += _cheaper(results['works'], ('step',))
+    lines += _cheaper(results['works'], ('step',), UNROLLED)
     return '\n'.join(lines) + '\n'
 
 
-def _cheaper(works: dict[str, Any], timed: Sequence[str]) -> list[str]:
+def _cheaper(works: dict[str, Any], timed: Sequence[str], contender: str = 'vjax') -> list[str]:
     """Lines on the efficient models, each beside the one that it makes cheaper; none without such."""
     lines = []
     for name, work in works.items():
-        ours = work['contenders']['vjax']
-        base = works.get(work['base'])
-        if base is None or 'missing' in ours or 'missing' in base['contenders']['vjax']:
+        base = works.get(work['base'], {'contenders': {}})
+        ours, theirs = (each['contenders'].get(contender, {}) for each in (work, base))
+        if not all(what in row for what in timed for row in (ours, theirs)):
             continue
-        theirs = base['contenders']['vjax']
         fewer = (base['gflops'] / base['shape'][0]) / (work['gflops'] / work['shape'][0])
         ratios = [fewer, *(theirs[what] / ours[what] for what in timed)]
         cells = [name, work['base'], *(f'{ratio:.2f}' for ratio in ratios)]
@@ -78,7 +80,7 @@ def _cheaper(works: dict[str, Any], timed: Sequence[str]) -> list[str]:
     faster = ' | '.join(f'{what.capitalize()}, x faster' for what in timed)
     return [
         '',
-        'Efficient models of vjax, each beside the one that it makes cheaper:',
+        f'Efficient models of {contender}, each beside the one that it makes cheaper:',
         '',
         f'| Model | Instead of | Matrix products, x fewer | {faster} |',
         '| --- | --- | ---: |' + ' ---: |' * len(timed),
