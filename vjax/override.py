@@ -5,12 +5,19 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 from ml_collections import config_dict, config_flags
+from ml_collections.config_flags import config_path
 from ml_collections.config_flags.config_flags import UnsupportedOperationError
 
 from vjax import recipes
 from vjax.errors import UserError
 
 PREFIX = '--config.'
+# What absl reads values of a type with, and what to call them.
+KINDS = {
+    bool: (flags.BooleanParser(), 'True or False'),
+    int: (flags.IntegerParser(), 'a whole number'),
+    float: (flags.FloatParser(), 'a number'),
+}
 
 
 def override(config: config_dict.ConfigDict, overrides: Sequence[str]) -> config_dict.ConfigDict:
@@ -19,9 +26,9 @@ def override(config: config_dict.ConfigDict, overrides: Sequence[str]) -> config
     Raises:
       UserError: a key that it does not have, or a value of another type.
     """
-    check(config, overrides)
     # A run's config comes from JSON, which has forgotten of what type a missing value is.
     config = config_dict.ConfigDict(_with_types(config.to_dict(), recipes.base()))
+    check(config, overrides)
     argv = ['vjax', *overrides]
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
@@ -33,12 +40,19 @@ def override(config: config_dict.ConfigDict, overrides: Sequence[str]) -> config
 
 
 def check(config: config_dict.ConfigDict, overrides: Sequence[str]) -> None:
-    """Raises UserError unless each override names a key of the config."""
+    """Raises UserError unless each override names a key of the config, with a value of its type."""
     for each in overrides:
-        key, equals, _ = each.removeprefix(PREFIX).partition('=')
+        key, equals, text = each.removeprefix(PREFIX).partition('=')
         if not each.startswith(PREFIX) or not equals:
             raise UserError(f'{each!r} is not of the form --config.KEY=VALUE.')
         _check_key(config, key)
+        parser, kind = KINDS.get(config_path.get_type(key, config), (flags.ArgumentParser(), ''))
+        try:
+            parser.parse(text)
+        except (TypeError, ValueError) as error:
+            now = config_path.get_value(key, config)
+            now = '' if now is None else f'; without this it is {now}'
+            raise UserError(f'{each}: config.{key} takes {kind}{now}.') from error
 
 
 def _with_types(values: dict, base: config_dict.ConfigDict) -> dict:
