@@ -299,7 +299,7 @@ def raise_if_not_finite(report: dict[str, jax.Array], checkpoints: Checkpoints) 
         kept = (
             f'the checkpoint of step {checkpoints.steps[-1]} is kept'
             if checkpoints.steps
-            else ('there is no checkpoint yet')
+            else 'there is no checkpoint yet'
         )
         raise UserError(
             f'the loss or its gradient was not finite at step {bad_step}; {kept}. Try a lower '
