@@ -1,10 +1,11 @@
 """What the throughput experiment compares is the same, and it says so where it is not."""
 
+import jax
 import numpy as np
 import pytest
 
 from experiments.apart import apart
-from experiments.throughput import contenders, plots, run, tables
+from experiments.throughput import contenders, limit, plots, run, tables
 from experiments.throughput.work import Work, groups
 from vjax.errors import UserError
 from vjax.models import fields
@@ -21,8 +22,7 @@ FACTORISED = Work(
 def test_the_textbook_computes_and_learns_the_same(work):
     rows = {}
     for name in ('vjax', 'textbook'):
-        contender = contenders.make(name, work)
-        rows[name] = {'logits': contender.logits(), 'losses': contenders.losses(contender, 3)}
+        rows[name] = contenders.first_calls(contenders.make(name, work), 3)
     assert np.std(rows['vjax']['logits']) > 0.01
     losses = rows['vjax']['losses']
     assert losses[2] < losses[0]
@@ -37,6 +37,29 @@ def test_a_contender_that_computes_something_else_is_refused(wrong):
     rows['other'][wrong] = np.add(same[wrong], 0.01)
     with pytest.raises(UserError, match='other does not compute Model 1 as vjax does'):
         run.compare(SPACETIME, rows)
+
+
+class Greedy:
+    """A contender that finds too little memory, or another fault."""
+
+    def __init__(self, message):
+        self.message = message
+
+    def forward(self):
+        raise jax.errors.JaxRuntimeError(self.message)
+
+
+def test_a_contender_that_does_not_fit_is_told_from_one_that_fails():
+    assert contenders.first_calls(Greedy('RESOURCE_EXHAUSTED: 9 GiB'), 3) == 'does not fit'
+    with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'):
+        contenders.first_calls(Greedy('INTERNAL: ptxas'), 3)
+
+
+def test_the_rate_is_that_of_all_products():
+    products = limit.Products('float32', size=32)
+    assert products.flops == 8 * 2 * 32**3
+    products.seconds = iter([0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 9.0]).__next__
+    assert limit.rate(products) == products.flops
 
 
 @pytest.mark.parametrize('size', ['small', 'full'])
@@ -69,15 +92,18 @@ def test_ratios_are_to_vjax_and_to_the_model_that_is_made_cheaper():
             'cores': 2,
             'calls': 2,
             'versions': {'jax': '1', 'torch': None},
+            'matrix_rate': 1e12,
             'works': {
                 'A': work(100.0, '', vjax=row(0.1), textbook=row(0.25), other={'missing': 'x'}),
-                'B': work(40.0, 'A', vjax=row(0.05)),
+                'B': work(40.0, 'A', vjax=row(0.05), textbook={'missing': 'does not fit'}),
             },
         }
     )
     lines = [[cell.strip() for cell in line.split('|')[1:-1]] for line in text.splitlines()]
-    (textbook,) = (cells for cells in lines if len(cells) > 3 and cells[3] == 'textbook')
-    assert textbook[4:9] == ['250.0', '750.0', '2.50', '2.50', '133']
+    textbook, missing = (cells for cells in lines if len(cells) > 3 and cells[3] == 'textbook')
+    assert textbook[4:10] == ['250.0', '750.0', '2.50', '2.50', '133', '13%']
+    assert missing[4:] == ['does not fit'] + [''] * 7
+    assert 'A large matrix product has 1,000 GFLOP/s.' in text
     assert ['B', 'A', '2.50', '2.00', '2.00'] in lines
     assert 'torch' not in text
 

@@ -22,6 +22,7 @@ from vjax.weights import huggingface
 
 RATE, DECAY = 1e-4, 1e-2  # AdamW's.
 BETAS = (0.9, 0.999)
+TIMED = ('forward', 'step')
 
 
 def training_step(model: Any) -> tuple[Any, Any]:
@@ -144,6 +145,7 @@ def textbook(work: Work) -> TextbookViViT:
 
 
 NAMES = ('vjax', 'textbook', 'huggingface', 'huggingface-compiled')
+DOES_NOT_FIT = 'does not fit'  # In the device's memory, beside the others.
 UNROLLED = 'vjax, unrolled'  # Its layers without a loop: of estimates alone.
 
 
@@ -176,9 +178,32 @@ def make(name: str, work: Work) -> Jax | Torch | str:
     return Torch(model.train(), work.inputs(), work.dtype, name.endswith('compiled'))
 
 
-def logits(contender: Jax | Torch) -> np.ndarray:
-    """What it computes of the batch."""
-    return contender.logits()
+def first_calls(contender: Jax | Torch, steps: int) -> dict[str, Any] | str:
+    """What it computes, and the seconds of the calls that compile; or the reason why it cannot.
+
+    Returns:
+        `logits` of the batch, `losses` of so many steps after the first, `first_forward`, `first_step`.
+    """
+    try:
+        first_forward = seconds(contender, 'forward', 1)[0]
+        logits = contender.logits()
+        first_step = seconds(contender, 'step', 1)[0]
+        losses = [contender.step() for _ in range(steps)]
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return DOES_NOT_FIT
+    return {
+        'logits': logits,
+        'losses': losses,
+        'first_forward': first_forward,
+        'first_step': first_step,
+    }
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, jax's or PyTorch's, had too little memory."""
+    return 'RESOURCE_EXHAUSTED' in str(error) or type(error).__name__ == 'OutOfMemoryError'
 
 
 def seconds(contender: Jax | Torch, what: str, times: int) -> list[float]:
@@ -189,11 +214,6 @@ def seconds(contender: Jax | Torch, what: str, times: int) -> list[float]:
         call()
         measured.append(time.perf_counter() - start)
     return measured
-
-
-def losses(contender: Jax | Torch, steps: int) -> list[float]:
-    """Those of the next training steps."""
-    return [contender.step() for _ in range(steps)]
 
 
 def peak_bytes(contender: Jax | Torch) -> int:

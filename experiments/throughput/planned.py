@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from experiments.throughput.contenders import UNROLLED, textbook, training_step
+from experiments.throughput.contenders import DOES_NOT_FIT, UNROLLED, textbook, training_step
 from experiments.throughput.work import Work
 from vjax.models import costs
 from vjax.planning import hlo, topology
@@ -62,7 +62,7 @@ def estimate(name: str, work: Work, where: str) -> dict[str, Any]:
         except jax.errors.JaxRuntimeError as error:
             if short_of_memory(str(error)) is None:
                 raise
-            return {'missing': 'does not fit'}
+            return {'missing': DOES_NOT_FIT}
     memory = compiled.memory_analysis()
     seconds = hlo.cycles(hlo.Program(compiled.as_text())) / chip.clock
     flops = 1e9 * work.train_gflops() / len(devices)

@@ -4,8 +4,9 @@ Forward pass, training step (cross-entropy, AdamW), what the first call of each 
 vjax's models, of a textbook's implementation in Flax, and of Hugging Face's in PyTorch, eager and compiled.
 All have the same weights and the same batch, and logits and losses are compared before the clock starts.
 Each has a process of its own, and those of a group take turns, so that neighbours on the machine hurt all
-of them alike; ratios are of medians. An efficient model is in the group of the one that it makes cheaper:
-the ratio of their times stands beside that of their matrix products.
+of them alike; ratios are of medians. The rate of a large matrix product, the most that the device can do,
+is measured first. An efficient model is in the group of the one that it makes cheaper: the ratio of their
+times stands beside that of their matrix products.
 
     --size=small     what a CPU of two cores can train: the default there, in float32
     --size=full      the papers' sizes: the default on a GPU, in bfloat16
@@ -30,7 +31,7 @@ import jax
 import numpy as np
 
 from experiments.apart import apart
-from experiments.throughput import contenders, planned, plots, tables
+from experiments.throughput import contenders, limit, planned, plots, tables
 from experiments.throughput.work import Work, groups
 from vjax import cli
 from vjax.errors import UserError
@@ -38,7 +39,6 @@ from vjax.training import reporting
 from vjax.visualize import save
 
 HERE = Path(__file__).parent
-TIMED = ('forward', 'step')
 STEPS = 3  # Whose losses are compared.
 # Of logits, in their standard deviations, and of losses.
 TOLERANCES = {'float32': 1e-4, 'bfloat16': 5e-2}
@@ -54,30 +54,25 @@ def measure(
         asks = {}
         for work in group:
             for name in names:
-                ask = stack.enter_context(apart(contenders.make, name, work))
-                if isinstance(ask, str):
-                    rows[work.name][name] = {'missing': ask}
+                process = contextlib.ExitStack()
+                ask = process.enter_context(apart(contenders.make, name, work))
+                found = ask if isinstance(ask, str) else ask(contenders.first_calls, STEPS)
+                if isinstance(found, str):
+                    process.close()  # With what it holds of the device's memory.
+                    rows[work.name][name] = {'missing': found}
                 else:
+                    stack.push(process)
                     asks[work.name, name] = ask
-                    rows[work.name][name] = _first_calls(ask)
+                    rows[work.name][name] = found
             compare(work, rows[work.name])
         for i in range(-1, rounds):  # The first is a warm-up.
             for (work, name), ask in asks.items():
-                for what in TIMED:
+                for what in contenders.TIMED:
                     taken = ask(contenders.seconds, what, times)
                     rows[work][name].setdefault(what, []).extend(taken if i >= 0 else [])
         for (work, name), ask in asks.items():
             rows[work][name]['peak_bytes'] = ask(contenders.peak_bytes)
     return rows
-
-
-def _first_calls(ask):
-    """What a contender computes, and the seconds of the calls that compile."""
-    forward = ask(contenders.seconds, 'forward', 1)[0]
-    logits = ask(contenders.logits)
-    step = ask(contenders.seconds, 'step', 1)[0]
-    losses = ask(contenders.losses, STEPS)
-    return {'logits': logits, 'losses': losses, 'first_forward': forward, 'first_step': step}
 
 
 def compare(work: Work, rows: dict[str, dict[str, Any]]) -> None:
@@ -87,6 +82,8 @@ def compare(work: Work, rows: dict[str, dict[str, Any]]) -> None:
         UserError: so far that it does not compute the same, or that its losses differ.
     """
     rows = {name: row for name, row in rows.items() if 'logits' in row}
+    if not rows:
+        return
     first, *_ = rows
     logits, losses = rows[first]['logits'], rows[first]['losses']
     for name, row in rows.items():
@@ -104,11 +101,12 @@ def summary(group: Sequence[Work], rows: dict[str, dict[str, Any]]) -> dict[str,
     """Medians of a group's times, and the facts of its works."""
     found = {}
     for work in group:
-        contenders = {
-            name: row | {what: statistics.median(row[what]) for what in TIMED if what in row}
+        medians = {
+            name: row
+            | {what: statistics.median(row[what]) for what in contenders.TIMED if what in row}
             for name, row in rows[work.name].items()
         }
-        found[work.name] = facts(work) | {'contenders': contenders}
+        found[work.name] = facts(work) | {'contenders': medians}
     return found
 
 
@@ -163,20 +161,26 @@ def main(argv: Sequence[str]) -> None:
     if args.device == 'plan':
         plan(args.only, args.topology)
         return
+    # Contenders share the device, of which jax else takes three quarters for every process.
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
     platform = jax.default_backend()
     if args.device not in (None, platform):
         raise UserError(f'--device={args.device}: jax finds {platform} on this machine.')
     size = args.size or ('small' if platform == 'cpu' else 'full')
+    dtype = 'float32' if platform == 'cpu' else 'bfloat16'
     path = HERE / f'results_{size}.json'
     results = json.loads(path.read_text()) if path.exists() else {'works': {}}
+    with apart(limit.Products, dtype) as ask:
+        matrix_rate = ask(limit.rate)
     results |= {
+        'matrix_rate': matrix_rate,
         'command': ' '.join(['python -m experiments.throughput.run', *argv]),
         'device': reporting.environment()['devices'][0],
         'cores': len(os.sched_getaffinity(0)),
         'calls': args.rounds * args.times,
         'versions': reporting.versions(PACKAGES),
     }
-    for group in groups(size, 'float32' if platform == 'cpu' else 'bfloat16'):
+    for group in groups(size, dtype):
         if not any(args.only in work.name for work in group):
             continue
         rows = measure(group, names, args.rounds, args.times)

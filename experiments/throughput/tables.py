@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.throughput.contenders import UNROLLED
+from experiments.throughput.contenders import DOES_NOT_FIT, TIMED, UNROLLED
 
 
 def measured(results: dict[str, Any]) -> str:
@@ -11,25 +11,33 @@ def measured(results: dict[str, Any]) -> str:
     lines = [
         f'`{results["command"]}`, {results["device"]} ({results["cores"]} cores of its host), medians of '
         f'{results["calls"]} calls; '
-        f'{", ".join(f"{name} {version}" for name, version in results["versions"].items() if version)}.',
+        f'{", ".join(f"{name} {version}" for name, version in results["versions"].items() if version)}. '
+        f'A large matrix product has {results["matrix_rate"] / 1e9:,.0f} GFLOP/s.',
         '',
         '| Model | Batch | GFLOPs / step | Contender | Forward, ms | Step, ms | Forward, x vjax '
-        '| Step, x vjax | GFLOP/s | First step, s | Peak, MB |',
-        '| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |',
+        '| Step, x vjax | GFLOP/s | Of the matrix rate | First step, s | Peak, MB |',
+        '| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |',
     ]
     for name, work in results['works'].items():
         ours = work['contenders']['vjax']
         for contender, row in work['contenders'].items():
-            if 'missing' in row:
+            cells = [name, 'x'.join(map(str, work['shape'])), f'{work["gflops"]:,.0f}', contender]
+            if row.get('missing') == DOES_NOT_FIT:
+                cells += [DOES_NOT_FIT] + [''] * 7
+            elif 'missing' in row:
                 continue
-            lines.append(
-                f'| {name} | {"x".join(map(str, work["shape"]))} | {work["gflops"]:,.0f} | {contender} '
-                f'| {1000 * row["forward"]:,.1f} | {1000 * row["step"]:,.1f} '
-                f'| {row["forward"] / ours["forward"]:.2f} | {row["step"] / ours["step"]:.2f} '
-                f'| {work["gflops"] / row["step"]:,.0f} '
-                f'| {row["first_step"]:.1f} | {row["peak_bytes"] / 1e6:,.0f} |'
-            )
-    lines += _cheaper(results['works'], ('forward', 'step'))
+            else:
+                rate = 1e9 * work['gflops'] / row['step']
+                cells += [
+                    *(f'{1000 * row[what]:,.1f}' for what in TIMED),
+                    *(f'{row[what] / ours[what]:.2f}' if what in ours else '' for what in TIMED),
+                    f'{rate / 1e9:,.0f}',
+                    f'{rate / results["matrix_rate"]:.0%}',
+                    f'{row["first_step"]:.1f}',
+                    f'{row["peak_bytes"] / 1e6:,.0f}',
+                ]
+            lines.append(f'| {" | ".join(cells)} |')
+    lines += _cheaper(results['works'], TIMED)
     return '\n'.join(lines) + '\n'
 
 

@@ -65,7 +65,7 @@ def groups(size: str, dtype: str) -> list[list[Work]]:
     if size == 'small':
         letter, views, clip, clips, images = 'S', 'S/2+Ti/4', (16, 224, 224, 3), 1, 8
     else:
-        letter, views, clip, clips, images = 'B', 'B/2+S/4+Ti/8', (32, 224, 224, 3), 8, 64
+        letter, views, clip, clips, images = 'B', 'B/2+S/4+Ti/8', (32, 224, 224, 3), 4, 64
 
     def of_clips(name, model, base='', **fields):
         return Work(name, dict(name=model, **fields, **classes), clip, clips, dtype, base)
