@@ -27,7 +27,7 @@ from vjax.data.sections import Augment
 from vjax.errors import UserError
 from vjax.evaluate import evaluate_run
 from vjax.train import train
-from vjax.training import assembly, optimizer, runs, sharding
+from vjax.training import assembly, feeding, optimizer, runs, sharding
 from vjax.training.checkpoints import Checkpoints
 from vjax.training.losses import Classification
 from vjax.training.speed import METRICS
@@ -378,7 +378,7 @@ def some_steps(dataset, mesh, num_steps, *overrides):
         )
         reports = []
         for batch in batches:
-            state, report = step(state, sharding.to_devices(batch, mesh))
+            state, report = step(state, feeding.to_devices(batch, mesh))
             reports.append(jax.device_get(report))
     return jax.device_get(state.params), reports
 

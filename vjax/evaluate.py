@@ -16,7 +16,7 @@ from vjax import cli
 from vjax import config as configs
 from vjax.data import pipeline, records, stores
 from vjax.errors import UserError
-from vjax.training import metrics, processes, reporting, runs, sharding, tables
+from vjax.training import feeding, metrics, processes, reporting, runs, sharding, tables
 from vjax.training import outputs as saved_outputs
 from vjax.training.evaluation import collect
 from vjax.training.losses import Classification
@@ -159,7 +159,6 @@ def evaluation_of(
     batch_size = batch_size or config.eval.batch_size
     classification = configs.classification(config, run.classes, run.multi_label)
     sharding.check_batch(mesh, batch_size, 1, '--batch_size')
-    host, num_hosts = sharding.part_of_batch(mesh)
     with jax.set_mesh(mesh):
         batches = pipeline.eval_batches(
             dataset,
@@ -167,8 +166,7 @@ def evaluation_of(
             clip=config.clip.to_dict(),
             views=(temporal, spatial),
             batch_size=batch_size,
-            host=host,
-            num_hosts=num_hosts,
+            rows=feeding.rows_of_batch(mesh, batch_size),
         )
         outputs = collect(
             jax.jit(

@@ -22,7 +22,7 @@ from vjax import config as configs
 from vjax.data import pipeline, records
 from vjax.errors import UserError
 from vjax.models import costs
-from vjax.training import processes, reporting, runs, sharding
+from vjax.training import feeding, processes, reporting, runs, sharding
 from vjax.training.assembly import Assembly, assemble
 from vjax.training.checkpoints import Checkpoints
 from vjax.training.compilations import Compilations
@@ -106,8 +106,6 @@ def train(
         eval_step = jax.jit(
             make_eval_step(model, classification), out_shardings=sharding.replicated(mesh)
         )
-        host, num_hosts = sharding.part_of_batch(mesh)
-        hosts = {'host': host, 'num_hosts': num_hosts}
         batches = pipeline.train_batches(
             dataset,
             config.dataset.train,
@@ -117,7 +115,7 @@ def train(
             seed=config.seed,
             start_step=start_step,
             num_steps=config.num_steps - start_step,
-            **hosts,
+            rows=feeding.rows_of_batch(mesh, config.batch_size),
         )
         validates = config.eval.every > 0 and config.dataset.validation in dataset.splits
         if config.eval.every > 0 and not validates:
@@ -138,7 +136,7 @@ def train(
                 clip=config.clip.to_dict(),
                 views=configs.parse_views(config.eval.views),
                 batch_size=config.eval.batch_size,
-                **hosts,
+                rows=feeding.rows_of_batch(mesh, config.eval.batch_size),
             )
             videos = itertools.takewhile(lambda _: not agreement.at_once, videos)
             params = state.ema if config.ema else state.params
@@ -194,7 +192,7 @@ def train(
             for number, batch in enumerate(clock.each(INPUT, batches), start_step + 1):
                 train_step = train_steps[variant_of(number)]
                 with profile.step(number):
-                    state, report = train_step(state, sharding.to_devices(batch, mesh))
+                    state, report = train_step(state, feeding.to_devices(batch, mesh))
                 profile.after_step(report)
                 last = number == config.num_steps
                 due = 0 < config.checkpoint.minutes <= checkpoints.minutes_since_save

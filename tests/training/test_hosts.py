@@ -1,4 +1,4 @@
-"""Evaluation by two processes, each with half of every batch."""
+"""Evaluation by two processes, whose devices are not side by side in the mesh, as on TPUs."""
 
 import json
 import subprocess
@@ -10,12 +10,14 @@ import json, sys
 import jax
 
 address, host, num_hosts = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+jax.config.update('jax_num_cpu_devices', 2)
 if num_hosts > 1:
     jax.distributed.initialize(address, num_hosts, host)
 
 import jax.numpy as jnp
 import numpy as np
-from vjax.training import evaluation, metrics, sharding
+from jax.sharding import AxisType, Mesh
+from vjax.training import evaluation, feeding, metrics, sharding
 from vjax.training.losses import Classification
 from vjax.training.step import make_eval_step
 
@@ -28,9 +30,8 @@ class Model:
 
 
 def batches(video, label):
-    share = BATCH // num_hosts
     for start in range(0, NUM, BATCH):
-        index = start + host * share + np.arange(share)
+        index = start + feeding.rows_of_batch(mesh, BATCH)
         real = index < NUM
         place = np.where(real, index, 0)
         mask = real.astype(np.float32)
@@ -39,7 +40,8 @@ def batches(video, label):
 
 rng = np.random.default_rng(0)
 video = rng.integers(0, 256, (NUM, 2, 2, 4, 4, 3)).astype(np.uint8)
-mesh = sharding.make_mesh({'data': -1})
+of_hosts = np.array(jax.devices()).reshape(num_hosts, -1)
+mesh = Mesh(of_hosts.T.flatten(), ('data',), axis_types=(AxisType.Auto,))
 params = rng.normal(scale=9, size=(3, 6)).astype(np.float32)
 params = jax.device_put(params, sharding.replicated(mesh))
 for classification, label in (

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 from etils import epy
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
 from vjax.data import memory, records, sampling, stores, tfrecord, video
@@ -208,52 +208,51 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     num_steps: int | None = None,
-    host: int = 0,
-    num_hosts: int = 1,
+    rows: Int[np.ndarray, 'rows'] | None = None,
     num_threads: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This host's part of the training batches, from `start_step` on.
+    """The training batches, or some rows of each, from `start_step` on.
 
     Args:
         dataset: an open data set.
         split: one of its splits.
         clip, augment: the config sections, with the fields of `Clip` and `Augment`.
-        batch_size: examples in a batch, over all hosts.
+        batch_size: examples in a batch.
         seed: of the order and of all draws, 0 <= seed < 2**32.
         start_step: the first batch.
         num_steps: how many batches; None is endless.
-        host, num_hosts: which part. The parts of all hosts, in their order, are the global batch, and
-            it is the same for every number of hosts.
+        rows: which of a batch's examples are read, for one of several processes; None is all of them.
+            What is in a row does not depend on who reads which.
         num_threads: threads that decode; None is one per core.
 
     Yields:
-        video: uint8 [batch, time, window, window, 3].
-        box: float32 [batch, 4], top, left, height, width in pixels of the region inside the window
+        video: uint8 [rows, time, window, window, 3].
+        box: float32 [rows, 4], top, left, height, width in pixels of the region inside the window
             that is to be shown.
-        label: int32 [batch, heads], each head's class id; of a multi-label data set int32
-            [batch, classes], 1 for every class that holds while the clip lasts.
-        mask: float32 [batch], 0 for a video that could not be decoded (it is zeros).
-        position: int32 [batch], the example's place in the endless stream of training examples.
+        label: int32 [rows, heads], each head's class id; of a multi-label data set int32
+            [rows, classes], 1 for every class that holds while the clip lasts.
+        mask: float32 [rows], 0 for a video that could not be decoded (it is zeros).
+        position: int32 [rows], the example's place in the endless stream of training examples.
 
     Raises:
-        UserError: the sections, the split, the batch size or the seed are impossible.
+        UserError: the sections, the split, the batch size, the rows or the seed are impossible.
     """
     clip, augment = Clip(**clip), Augment(**augment)
     store = stores.open_store(dataset, split)
     num_videos = len(store.index)
-    per_host = _per_host(batch_size, host, num_hosts)
+    rows = _rows(batch_size, rows)
     if not 0 <= seed < 2**32:
         raise UserError(f'The seed is {seed}; it must be between 0 and 2**32 - 1.')
 
     def plan(step):
-        """Places in the stream and indices of videos, int64 [per_host] each."""
-        positions = step * batch_size + host * per_host + tf.range(per_host, dtype=tf.int64)
+        """Places in the stream and indices of videos, int64 [rows] each."""
+        positions = step * batch_size + tf.constant(rows)
         turns = positions // augment.repeats
         epochs = turns // num_videos
         # tf.random.experimental.index_shuffle wraps this op, but cannot take a batch of seeds.
         indices = tf.raw_ops.RandomIndexShuffle(
             index=turns % num_videos,
-            seed=tf.stack([tf.fill([per_host], np.int64(seed)), epochs, tf.ones_like(epochs)], 1),
+            seed=tf.stack([tf.fill([len(rows)], np.int64(seed)), epochs, tf.ones_like(epochs)], 1),
             max_index=tf.constant(num_videos - 1, tf.int64),
             rounds=4,
         )
@@ -276,7 +275,7 @@ def train_batches(
             kept=('box',),
         ),
         dataset,
-        per_host,
+        len(rows),
         range(start_step, stop),
         num_threads,
     )
@@ -289,41 +288,40 @@ def eval_batches(
     clip: Section,
     views: tuple[int, int],
     batch_size: int,
-    host: int = 0,
-    num_hosts: int = 1,
+    rows: Int[np.ndarray, 'rows'] | None = None,
     num_threads: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This host's part of a split in its order, every video once, all views of it together.
+    """A split in its order, or some rows of each batch: every video once, all views of it together.
 
-    The last batch is filled up with zeros of mask 0, so that all hosts take the same number of steps.
+    The last batch is filled up with zeros of mask 0, so that all processes take as many steps.
 
     Args:
         dataset: an open data set.
         split: one of its splits.
         clip: the config section.
         views: how many (temporal, spatial) views.
-        batch_size: videos in a batch, over all hosts.
-        host, num_hosts: which part.
+        batch_size: videos in a batch.
+        rows: which of a batch's videos are read, for one of several processes; None is all of them.
         num_threads: threads that decode; None is one per core.
 
     Yields:
-        video: uint8 [batch, views, time, size, size, 3]; all temporal views of the first crop come
+        video: uint8 [rows, views, time, size, size, 3]; all temporal views of the first crop come
             first, then those of the second, as in Scenic.
-        label: int32 [batch, heads], each head's class id; of a multi-label data set int32
-            [batch, classes], 1 for every class that it has.
-        mask: float32 [batch], 0 for what fills up and for videos that could not be decoded.
-        index: int32 [batch], the video's place in the split; beyond its end for what fills up.
+        label: int32 [rows, heads], each head's class id; of a multi-label data set int32
+            [rows, classes], 1 for every class that it has.
+        mask: float32 [rows], 0 for what fills up and for videos that could not be decoded.
+        index: int32 [rows], the video's place in the split; beyond its end for what fills up.
 
     Raises:
-        UserError: the section, the split, the views or the batch size are impossible.
+        UserError: the section, the split, the views, the batch size or the rows are impossible.
     """
     clip = Clip(**clip)
     _check_views(views)
     store = stores.open_store(dataset, split)
-    per_host = _per_host(batch_size, host, num_hosts)
+    rows = _rows(batch_size, rows)
 
     def plan(step):
-        indices = step * batch_size + host * per_host + tf.range(per_host, dtype=tf.int64)
+        indices = step * batch_size + tf.constant(rows)
         return indices, indices
 
     return _stream(
@@ -340,7 +338,7 @@ def eval_batches(
             kept=(),
         ),
         dataset,
-        per_host,
+        len(rows),
         range(-(-len(store.index) // batch_size)),
         num_threads,
     )
@@ -353,7 +351,7 @@ class _Stream:
     Attributes:
         name: of the split, for messages.
         place: what an example's number in the stream is called in batches.
-        plan: step -> the places in the stream and the numbers of the videos, int64 [per_host] each; a
+        plan: step -> the places in the stream and the numbers of the videos, int64 [rows] each; a
             number beyond the split is an example that only fills up.
         draw: row of the index, place -> what is shown.
         decode: bytes, height and width, what is shown, and where its uint8 pixels are written.
@@ -374,7 +372,7 @@ def _stream(
     store: stores.Store,
     kind: _Stream,
     dataset: 'records.Dataset',
-    per_host: int,
+    num_rows: int,
     steps: range,
     num_threads: int | None,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -437,10 +435,10 @@ def _stream(
         """A batch, and what is still to be done for it."""
         drawn = examples['drawn']
         batch = {
-            'video': np.empty((per_host, *kind.shape), np.uint8),
+            'video': np.empty((num_rows, *kind.shape), np.uint8),
             **{name: drawn[name] for name in kind.kept},
-            'label': np.zeros((per_host, num_labels), np.int32),
-            'mask': np.zeros(per_host, np.float32),
+            'label': np.zeros((num_rows, num_labels), np.int32),
+            'mask': np.zeros(num_rows, np.float32),
             kind.place: examples['place'].astype(np.int32),
         }
         return batch, [
@@ -455,7 +453,7 @@ def _stream(
 
     def stream():
         data = tf.data.Dataset.range(steps.start, steps.stop).map(plan).unbatch().map(draw)
-        data = data.batch(per_host, drop_remainder=True).prefetch(_AHEAD)
+        data = data.batch(num_rows, drop_remainder=True).prefetch(_AHEAD)
         # There is nothing to tune, and who waits for the end of the data may have to wait until the tuner
         # wakes up: up to a minute in a long run.
         options = tf.data.Options()
@@ -478,14 +476,13 @@ def _stream(
     return stream()
 
 
-def _per_host(batch_size: int, host: int, num_hosts: int) -> int:
-    if batch_size < 1 or batch_size % num_hosts:
-        raise UserError(
-            f'batch_size={batch_size} cannot be shared by {num_hosts} hosts; make it a multiple.'
-        )
-    if not 0 <= host < num_hosts:
-        raise UserError(f'host={host} is not one of {num_hosts} hosts.')
-    return batch_size // num_hosts
+def _rows(batch_size: int, rows: Int[np.ndarray, 'rows'] | None) -> Int[np.ndarray, 'rows']:
+    if batch_size < 1:
+        raise UserError(f'batch_size={batch_size}: a batch has one example at least.')
+    rows = np.arange(batch_size) if rows is None else rows
+    if not len(rows) or not 0 <= rows.min() <= rows.max() < batch_size:
+        raise UserError(f'rows={rows.tolist()} are no rows of a batch of {batch_size}.')
+    return rows
 
 
 def _check_views(views: tuple[int, int]):

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vjax.errors import UserError
-from vjax.training import metrics, sharding
+from vjax.training import feeding, metrics
 from vjax.training.losses import Classification
 
 
@@ -47,7 +47,7 @@ def collect(
     """
     waiting, parts = collections.deque(), []
     for batch in batches:
-        waiting.append(eval_step(params, sharding.to_devices(batch, mesh)))
+        waiting.append(eval_step(params, feeding.to_devices(batch, mesh)))
         # The device never waits for the host, and no more than two batches queue up on it.
         if len(waiting) > 2:
             parts.append(_without_padding(waiting.popleft()))

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import optax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -45,29 +45,34 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
         devices: other devices than this program's, to compile for.
 
     Raises:
-        UserError: an axis has another name, or the sizes do not multiply to the number of devices.
+        UserError: an axis has another name, the sizes do not multiply to the number of devices, or these
+            are those of several slices of TPUs.
     """
-    sizes = dict(axes)
+    sizes, devices = dict(axes), jax.devices() if devices is None else devices
     for name in sizes:
         if name not in AXES:
             raise UserError(f'config.sharding.mesh.{name}: the axes are {", ".join(AXES)}.')
-    num_devices = jax.device_count() if devices is None else len(devices)
+    num_devices = len(devices)
     open_axes = [name for name, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if len(open_axes) == 1 and fixed > 0 and num_devices % fixed == 0:
         sizes[open_axes[0]] = num_devices // fixed
-    if 'data' not in sizes or math.prod(sizes.values()) != num_devices:
+    wrong = min(sizes.values(), default=0) < 1 or math.prod(sizes.values()) != num_devices
+    if 'data' not in sizes or wrong:
         raise UserError(
             f'config.sharding.mesh={dict(axes)} does not fit {num_devices} devices; it needs an axis '
             f"'data', sizes that multiply to {num_devices}, and at most one -1."
         )
-    # Explicit axes are jax's default by now, but Flax Linen's layers need Auto.
-    return jax.make_mesh(
-        tuple(sizes.values()),
-        tuple(sizes),
-        axis_types=(AxisType.Auto,) * len(sizes),
-        devices=devices,
+    if devices[0].platform == 'tpu' and len({getattr(d, 'slice_index', 0) for d in devices}) > 1:
+        raise UserError(
+            'these TPUs are several slices, and a run takes one; give each a run of its own.'
+        )
+    # As jax.make_mesh does, which on some chips refuses a mesh that splits one of the torus's axes.
+    grid = mesh_utils.create_device_mesh(
+        tuple(sizes.values()), devices, allow_split_physical_axes=True
     )
+    # Explicit axes are jax's default by now, but Flax Linen's layers need Auto.
+    return Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def check_batch(mesh: Mesh, batch_size: int, microbatches: int, key: str) -> None:
@@ -106,27 +111,6 @@ def check_time(mesh: Mesh, model: Any, clip_shape: tuple[int, ...]) -> None:
             f'config.sharding.mesh.time={size} does not divide the {frames} frames that there are '
             f'after the embedding.'
         )
-
-
-def part_of_batch(mesh: Mesh) -> tuple[int, int]:
-    """Which of how many equal parts of every batch this process reads: what its devices hold.
-
-    Processes whose devices hold the same clips, parts of the models or of the frames apart, read the same.
-
-    Raises:
-        UserError: the mesh spreads this process's devices over several places of the batch.
-    """
-    num = num_parts(mesh)
-    where = NamedSharding(mesh, P(present(mesh)))
-    slices = where.addressable_devices_indices_map((num,)).values()
-    rows = sorted({rows.start or 0 for (rows,) in slices})
-    if rows != list(range(rows[0], rows[0] + len(rows))) or num % len(rows) or rows[0] % len(rows):
-        raise UserError(
-            f'config.sharding.mesh={dict(mesh.shape)} gives process {jax.process_index()} the places '
-            f'{rows} of {num} of a batch, which it cannot read in one piece; make the devices of a '
-            'process a multiple or a divisor of time x tensor.'
-        )
-    return rows[0] // len(rows), num // len(rows)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -225,22 +209,3 @@ def array_sharding(mesh: Mesh, name: str, ndim: int) -> NamedSharding:
     if name == 'video' and TIME_AXIS in mesh.shape:
         spec += [None] * (ndim - 5) + [TIME_AXIS]  # After the views, in evaluation.
     return NamedSharding(mesh, P(*spec))
-
-
-def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Global arrays over the mesh from each process's `part_of_batch`; the copy is asynchronous."""
-    part, num_parts = part_of_batch(mesh)
-
-    def to_device(name, array):
-        where = array_sharding(mesh, name, array.ndim)
-        first = part * len(array)
-
-        def shard(index):
-            rows, *rest = index
-            start, stop, _ = rows.indices(num_parts * len(array))
-            return array[(slice(start - first, stop - first), *rest)]
-
-        shape = (num_parts * len(array), *array.shape[1:])
-        return jax.make_array_from_callback(shape, where, shard)
-
-    return {name: to_device(name, array) for name, array in batch.items()}
