@@ -1,8 +1,10 @@
 """What a step will cost on other devices: counted from compiled programs, and printed."""
 
+import ast
 import importlib.util
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -358,3 +360,46 @@ def test_a_tiny_step_is_planned_for_chips_that_are_not_there(tmp_path):
     assert result['epoch']['dollars'] == pytest.approx(1.2 * result['epoch']['seconds'] * 4 / 3600)
     assert result['collectives']['all-reduce']['count'] >= 1
     assert result['unknown_loops'] == 0
+
+
+def test_the_edition_is_of_all_that_the_step_is_made_of():
+    """Whatever of vjax.training its sources import is among them, but what makes no step."""
+    root = Path(cache.__file__).parents[1]
+    own = {
+        file for source in cache.SOURCES for file in (root / source, *(root / source).rglob('*.py'))
+    }
+    found = set()
+    for file in filter(Path.is_file, own):
+        for node in ast.walk(ast.parse(file.read_text())):
+            module = getattr(node, 'module', '') or ''
+            if isinstance(node, ast.ImportFrom) and module == 'vjax.training':
+                found |= {name.name for name in node.names}
+            elif module.startswith('vjax.training.'):
+                found.add(module.split('.')[2])
+    missing = {name for name in found if root / 'training' / f'{name}.py' not in own}
+    # The former gives the shapes of parameters, which are the model's; the latter versions.
+    assert missing == {'runs', 'reporting'}
+
+
+MESHES = """
+import json
+from vjax.planning import topology
+from vjax.training import sharding
+for name in ('v5e:4x8', 'v6e:4x8', 'v5p:4x4x4'):
+    devices, _ = topology.find(name)
+    for axes in ({}, {'fsdp': 8}, {'fsdp': 4, 'tensor': 2}, {'time': 8}, {'fsdp': -1, 'data': 1}):
+        mesh = sharding.make_mesh({'data': -1, **axes}, devices)
+        print(json.dumps([name, axes, sorted(device.id for device in mesh.devices.flat)]))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='needs the [plan] extra')
+def test_meshes_that_split_an_axis_of_the_torus():
+    """Of which jax.make_mesh refuses four on v6e and v5p."""
+    how = {'env': os.environ | {'JAX_PLATFORMS': 'cpu'}, 'cwd': ROOT}
+    done = subprocess.run([sys.executable, '-c', MESHES], capture_output=True, text=True, **how)
+    assert done.returncode == 0, done.stderr
+    meshes = [json.loads(text) for text in done.stdout.splitlines()]
+    assert len(meshes) == 15
+    for name, _, numbers in meshes:
+        assert numbers == list(range(64 if name == 'v5p:4x4x4' else 32))

@@ -10,10 +10,15 @@ import vjax
 from vjax.data.records import write_atomically
 from vjax.training import reporting
 
-# What the compiled step is made of; the rest of vjax may change.
+# What the compiled step is made of, and the estimate; the rest of vjax may change.
 SOURCES = (
     'models',
-    'training',
+    'training/assembly.py',
+    'training/losses.py',
+    'training/optimizer.py',
+    'training/rules.py',
+    'training/sharding.py',
+    'training/step.py',
     'planning',
     'data/augment',
     'data/geometry.py',
