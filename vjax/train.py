@@ -4,11 +4,10 @@ The same command again goes on where the run stopped, exactly: after Ctrl-C, a k
 Every key of the config can be set, as in --config.optimizer.learning_rate=0.001.
 """
 
-import itertools
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -127,6 +126,13 @@ def train(
 
         clock = Clock()
 
+        def until_a_signal(videos: Iterable[Any]) -> Iterator[Any]:
+            for batch in videos:
+                agreement.after_step()
+                if agreement.stop:
+                    return
+                yield batch
+
         @clock(EVALUATION)
         def validate(state: State, number: int) -> dict[str, float] | None:
             """Scores the state after step `number`; None where a signal came meanwhile."""
@@ -138,10 +144,9 @@ def train(
                 batch_size=config.eval.batch_size,
                 rows=feeding.rows_of_batch(mesh, config.eval.batch_size),
             )
-            videos = itertools.takewhile(lambda _: not agreement.at_once, videos)
             params = state.ema if config.ema else state.params
-            scores = evaluate(eval_step, params, videos, mesh, classification)
-            if agreement.at_once:
+            scores = evaluate(eval_step, params, until_a_signal(videos), mesh, classification)
+            if agreement.stop:
                 return None  # Half an evaluation is none.
             if not math.isfinite(scores['loss']):
                 raise UserError(f'the validation loss is not finite at step {number}.')
@@ -173,7 +178,6 @@ def train(
         scores = None
         running = None  # The report of the step before, which the devices may not have done yet.
         unread = None  # The latest report, read when the next step is already on its way.
-        stop = None
         with (
             Interruption() as interruption,
             closing(metrics_log),
@@ -186,8 +190,8 @@ def train(
             agreement = processes.Agreement(mesh, interruption)
             if owes_evaluation:
                 scores = validate(state, start_step)
-                if agreement.at_once:
-                    raise SystemExit(128 + agreement.at_once)
+                if agreement.stop:
+                    raise SystemExit(128 + agreement.stop)
                 checkpoints.save(state, about | {'owes_evaluation': False}, scores)
             for number, batch in enumerate(clock.each(INPUT, batches), start_step + 1):
                 train_step = train_steps[variant_of(number)]
@@ -199,7 +203,7 @@ def train(
                 with clock(DEVICE):
                     # Never more than a step ahead: batches would pile up on the devices.
                     jax.block_until_ready(running)
-                    stop, overdue = agreement.after_step(due)
+                    overdue = agreement.after_step(due)
                 running = report
                 if unread:
                     raise_if_not_finite(unread[1], checkpoints)
@@ -209,7 +213,7 @@ def train(
                     unread = number, report
 
                 evaluates = validates and (last or number % config.eval.every == 0)
-                saves = last or stop or overdue or number % config.checkpoint.every == 0
+                saves = last or agreement.stop or overdue or number % config.checkpoint.every == 0
                 if evaluates or saves:
                     # Nothing is scored or saved before it is known to be finite.
                     with clock(DEVICE):
@@ -218,17 +222,16 @@ def train(
                         progress.training(*unread)
                         unread = None
                 if evaluates:
-                    scores = None if stop else validate(state, number)
-                    stop = stop or agreement.at_once
-                if saves or stop:
+                    scores = None if agreement.stop else validate(state, number)
+                if saves or agreement.stop:
                     # What a signal leaves undone, the resumed run does first.
                     owes = {'owes_evaluation': bool(evaluates and scores is None)}
                     checkpoints.save(state, about | owes, scores if evaluates else None)
-                if stop:
+                if agreement.stop:
                     break
-    if stop:
-        log.info('%s at step %d: saved; the same command goes on', stop.name, number)
-        raise SystemExit(128 + stop)
+    if agreement.stop:
+        log.info('%s at step %d: saved; the same command goes on', agreement.stop.name, number)
+        raise SystemExit(128 + agreement.stop)
     return scores or {}
 
 

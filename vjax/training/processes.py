@@ -138,7 +138,11 @@ class Agreement:
     """After which step all processes stop, once a signal came to any of them, or save.
 
     A process alone does either at once. Several learn with every step what was asked for before the
-    step before: so all of them do it after the same one, and none waits for its devices.
+    step before: so all of them do it after the same one, and none waits for its devices. The batches of an
+    evaluation are steps as well.
+
+    Attributes:
+        stop: the signal that all of them stop for; None while there is none.
     """
 
     def __init__(self, mesh: Mesh, interruption: Interruption):
@@ -151,22 +155,20 @@ class Agreement:
         self._asked = None
         self._asks_to_save = False
 
-    @property
-    def at_once(self) -> signal.Signals | None:
-        """The signal that this process may act on by itself, in the middle of something."""
-        return self._interruption.signal if self._alone else None
+    def after_step(self, due: bool = False) -> bool:
+        """Agrees on what all processes do after this step; to be called once in each, until they stop.
 
-    def after_step(self, due: bool) -> tuple[signal.Signals | None, bool]:
-        """What all processes do after this step; to be called once in each.
-
+        self.stop: signal.Signals | None = None
         Args:
             due: whether it is time to save, by the clock of this process. The first one's counts.
 
         Returns:
-            The signal that they stop for, if any, and whether they save.
+        self.stop: signal.Signals | None = None
+            Whether they save; `stop` is what they stop for.
         """
         if self._alone:
-            return self._interruption.signal, due
+            self.stop = self._interruption.signal
+            return due
         # What was asked for a step ago is about to be done.
         self._asks_to_save = due and jax.process_index() == 0 and not self._asks_to_save
         own = np.int32(self._interruption.signal or (SAVE if self._asks_to_save else 0))
@@ -176,4 +178,5 @@ class Agreement:
         )
         before, self._asked = self._asked, self._latest(everybody)
         number = 0 if before is None else int(before)
-        return signal.Signals(number) if number > SAVE else None, number == SAVE
+        self.stop = signal.Signals(number) if number > SAVE else None
+        return number == SAVE
