@@ -1,5 +1,6 @@
 """Training by several processes, as on several hosts, over the loopback."""
 
+import re
 import signal
 import subprocess
 import time
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from vjax.errors import UserError
+from vjax.errors import UserError, explanation
 from vjax.training import processes, reporting, runs
 from vjax.training.checkpoints import Checkpoints
 
@@ -107,6 +108,52 @@ def test_a_signal_to_one_stops_all_and_another_number_goes_on(start, digits, tmp
     assert ended(start(4, tmp_path / 'stopped', digits, *sharded, num_steps=40))[0] == [0] * 4
     assert losses(tmp_path / 'stopped') == pytest.approx(losses(tmp_path / 'straight'), abs=1e-5)
     assert_same_params(tmp_path / 'straight', tmp_path / 'stopped', 1e-6)
+
+
+@pytest.mark.slow
+def test_a_signal_ends_an_evaluation_that_is_done_later(start, digits, tmp_path):
+    settings = ('eval.every=1', 'eval.batch_size=2', 'eval.views=4x3')
+    together = start(2, tmp_path, digits, *settings, num_steps=1)
+    reaches(tmp_path, 1)
+    together[1].send_signal(signal.SIGTERM)
+    codes, said = ended(together)
+    assert codes == [143, 143], said
+    assert Checkpoints(tmp_path).about(1)['owes_evaluation']
+    assert not any('validation/loss' in line for line in reporting.read_metrics(tmp_path))
+    codes, said = ended(start(2, tmp_path, digits, *settings, num_steps=1))
+    assert codes == [0, 0], said
+    assert not Checkpoints(tmp_path).about(1)['owes_evaluation']
+    assert [
+        line['step'] for line in reporting.read_metrics(tmp_path) if 'validation/loss' in line
+    ] == [1]
+
+
+JOINS = """
+import os, signal, sys, time
+from vjax.training import processes
+processes.join(sys.argv[1])
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(5)
+print('still there')
+"""
+
+
+def test_a_signal_ends_a_process_that_has_not_begun_to_train(start_processes):
+    how = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
+    started = start_processes(1, lambda address, i: ['-c', JOINS, f'{address},{i},1'], **how)
+    assert started[0].communicate(timeout=60)[0] == ''
+    assert started[0].returncode == -signal.SIGTERM
+
+
+def test_too_little_memory_is_no_loss_of_the_others():
+    full = jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Used 18.2G of 15.7G hbm.')
+    assert not processes.lost_others(full)
+    assert re.search(r'does not fit.*18\.2G of 15\.7G.*accumulate', explanation(full))
+    for said in ('UNAVAILABLE: no heartbeat', 'ABORTED: connection closed'):
+        assert processes.lost_others(jax.errors.JaxRuntimeError(said))
+        assert explanation(jax.errors.JaxRuntimeError(said)) is None
+    assert processes.lost_others(ValueError('Gloo AllReduce failed'))
+    assert not processes.lost_others(jax.errors.JaxRuntimeError('INTERNAL: a bug'))
 
 
 @pytest.mark.slow

@@ -12,17 +12,31 @@ class UserError(Exception):
     """
 
 
+# Of the file system, which a person can mend.
+REFUSALS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+)
+
+
 def explanation(error: BaseException) -> str | None:
     """What a person can mend, in one sentence; None of an error that is a bug.
 
-    Beside a UserError that is what the file system refuses.
+    Beside a UserError that is what the file system refuses, and what does not fit in the devices' memory.
     """
+    # By its name, as commands that need no jax do not wait for it.
+    if type(error).__name__ == 'JaxRuntimeError' and 'RESOURCE_EXHAUSTED' in str(error):
+        return (
+            f"this does not fit in the devices' memory ({str(error).splitlines()[0][:200]}); try a smaller "
+            'batch, and for training config.accumulate=2, config.model.remat=full or '
+            'config.sharding.preset=fsdp.'
+        )
     match error:
         case UserError():
             return str(error)
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return _full_disk(error.filename)
-        case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS | errno.ENOTDIR | errno.EISDIR):
+        case OSError(errno=code) if code in REFUSALS:
             return f'cannot read or write {error.filename}: {error.strerror}.'
     return None
 

@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import v1 as ocp
 
-from vjax.errors import UserError
+from vjax.errors import UserError, explanation
 from vjax.training import processes
 from vjax.training.step import State
 
@@ -183,6 +183,10 @@ class Checkpoints:
                 self.about(step)  # The trainer reads it next.
             except DamagedCheckpoint as error:
                 found = error
+                if jax.process_count() > 1:
+                    # At once: the others may wait for this one's part of it, for five minutes at most.
+                    number = jax.process_index()
+                    log.warning('process %d cannot read checkpoint %d: %s', number, step, error)
             if not _all_processes(found is None):
                 reason = found or 'another process cannot read it'
                 log.warning('checkpoint %s of %s is damaged: %s', step, self.directory, reason)
@@ -225,6 +229,8 @@ class Checkpoints:
             try:
                 found = self._checkpointer.load_checkpointables(step, {**abstract, **sums})
             except Exception as error:  # Whatever a damaged file makes Orbax and TensorStore raise.
+                if explanation(error):
+                    raise  # Of too little memory, or a file that is another user's.
                 raise DamagedCheckpoint(_first_line(error)) from error
             finally:
                 gc.collect()
@@ -244,9 +250,9 @@ class Checkpoints:
             for unfinished in left if jax.process_index() == 0 else ():
                 shutil.rmtree(unfinished, ignore_errors=True)
             full = any('No space left' in str(each) for each in _chain(error))
-            lost = [each for each in _chain(error) if processes.lost_others(each)]
-            if lost and not full and jax.process_count() > 1:
-                raise lost[0] from None  # See `processes.together`.
+            of_others = [each for each in _chain(error) if _of_devices(each)]
+            if of_others and not full and jax.process_count() > 1:
+                raise of_others[0] from None  # See `processes.together`.
             said = 'the disk is full' if full else _first_line(error)
             raise UserError(
                 f'could not write a checkpoint to {self.directory}: {said}; mend that and run the same '
@@ -263,6 +269,11 @@ def _quieten_closed_loops() -> None:
 def _unless_closed_loop(hook, unraisable) -> None:
     if str(unraisable.exc_value) != 'Event loop is closed':
         hook(unraisable)
+
+
+def _of_devices(error: BaseException) -> bool:
+    """Whether it is no file, but the devices or the other processes, that failed."""
+    return isinstance(error, jax.errors.JaxRuntimeError) or processes.lost_others(error)
 
 
 def _all_processes(true: bool) -> bool:

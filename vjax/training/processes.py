@@ -22,6 +22,8 @@ from vjax.training.interruption import Interruption
 # at once where one is; those between TPUs wait.
 HEARTBEAT_SECONDS = 60
 JOIN_SECONDS = 300
+# What jax's errors say when the other end of a connection is silent.
+GONE = ('UNAVAILABLE', 'ABORTED', 'DEADLINE_EXCEEDED', 'CANCELLED')
 
 
 def add_argument(parser) -> None:
@@ -45,7 +47,7 @@ def join(where: str | None) -> None:
 
     Raises:
         UserError: the value cannot be read, or no cluster is recognised.
-        SystemExit: the others do not come; the code is 1.
+        SystemExit: the others do not come, or the devices are not to be had; the code is 1.
     """
     if where is None:
         return
@@ -68,6 +70,8 @@ def join(where: str | None) -> None:
             'process_id': index,
             'cluster_detection_method': 'deactivate',
         }
+    # It would take SIGTERM for itself, and nobody would ask it: see `Interruption` and `Agreement`.
+    jax.config.update('jax_enable_preemption_service', False)
     try:
         jax.distributed.initialize(
             **how,
@@ -82,9 +86,12 @@ def join(where: str | None) -> None:
         ) from None
     except RuntimeError as error:
         # Nothing that the user must mend: exit code 1, after which launchers try again.
+        first = str(error).splitlines()[0]
         raise SystemExit(
             f'error: the processes of the run did not all come within {JOIN_SECONDS} seconds, or one of '
-            f'them has ended ({str(error).splitlines()[0]}).'
+            f'them has ended ({first}).'
+            if any(each in str(error) for each in GONE)
+            else f'error: this process cannot use its devices, or not join the run ({first}).'
         ) from error
     if jax.process_index() > 0:
         # The first one speaks for all.
@@ -127,7 +134,9 @@ def end(error: Exception) -> None:
 def lost_others(error: BaseException) -> bool:
     """Whether an error of one of several processes says that another has ended."""
     # Where the result of a collective over TCP is waited for on the host, jax raises a ValueError.
-    return isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in str(error)
+    said = str(error)
+    of_jax = isinstance(error, jax.errors.JaxRuntimeError)
+    return (of_jax and any(each in said for each in GONE)) or 'Gloo' in said
 
 
 # What a process asks for beside a signal, whose numbers are greater.
@@ -154,16 +163,15 @@ class Agreement:
         self._latest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
         self._asked = None
         self._asks_to_save = False
+        self.stop: signal.Signals | None = None
 
     def after_step(self, due: bool = False) -> bool:
         """Agrees on what all processes do after this step; to be called once in each, until they stop.
 
-        self.stop: signal.Signals | None = None
         Args:
             due: whether it is time to save, by the clock of this process. The first one's counts.
 
         Returns:
-        self.stop: signal.Signals | None = None
             Whether they save; `stop` is what they stop for.
         """
         if self._alone:
