@@ -468,6 +468,8 @@ def test_microbatches_equal_one_batch(digits, accumulate):
 
 @pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_another(straight, digits, tmp_path, caplog):
+    """Also when it was killed in its first save, and is started again."""
+    (tmp_path / 'checkpoints' / '4.orbax-checkpoint-tmp').mkdir(parents=True)
     caplog.set_level('INFO')
     config = six_steps(digits, f'init_from={straight}', 'optimizer.learning_rate=0.0')
     train(config, tmp_path)

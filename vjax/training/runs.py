@@ -241,8 +241,8 @@ def left_of(run: Run) -> list[str]:
 
 
 def has_checkpoints(workdir: str | Path) -> bool:
-    """Whether there is something in a workdir to resume."""
-    return any((Path(workdir) / 'checkpoints').glob('[0-9]*'))
+    """Whether there is something in a workdir to resume; what a killed run left half-written is nothing."""
+    return any(path.name.isdecimal() for path in (Path(workdir) / 'checkpoints').glob('*'))
 
 
 def read_sources(name: str, model: Any, input_shape: tuple[int, ...]) -> Sequence[weights.Source]:
