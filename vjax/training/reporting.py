@@ -110,13 +110,13 @@ def environment() -> dict[str, Any]:
 class MetricsLog:
     """Scalars to `<workdir>/metrics.jsonl`, one line a report, and to TensorBoard beside it.
 
-    A run that resumes at step s first drops the lines after s: the steps will be done again.
+    A run that resumes at step s first drops the lines after s: the steps will be done again. The file is
+    closed after each line, because a bucket that is mounted as a folder has only closed files.
     """
 
     def __init__(self, workdir: Path, start_step: int):
         self._path = workdir / 'metrics.jsonl'
         self.seconds_before = self._keep_until(start_step)
-        self._file = self._path.open('a', encoding='utf-8')
         self._tensorboard = metric_writers.SummaryWriter(os.fspath(workdir / 'tensorboard'))
 
     def _keep_until(self, step: int) -> float:
@@ -130,16 +130,15 @@ class MetricsLog:
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends one report."""
         with _full_disk_as_oserror(self._path.parent):
-            self._file.write(json.dumps({'step': step, **scalars}) + '\n')
-            self._file.flush()
+            with self._path.open('a', encoding='utf-8') as file:
+                file.write(json.dumps({'step': step, **scalars}) + '\n')
             self._tensorboard.write_scalars(step, dict(scalars))
 
     def close(self) -> None:
-        """Flushes both."""
+        """Closes TensorBoard's file, which in a bucket is not there before."""
         with _full_disk_as_oserror(self._path.parent):
             self._tensorboard.flush()
             self._tensorboard.close()
-            self._file.close()
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
