@@ -19,7 +19,8 @@ CONFIG = 'configs/vivit/moving_digits.py'
 # A path that a shell would take apart.
 AWKWARD = "/mnt/shared/it's a $HOME; run"
 COMMON = ['--name=digits', f'--config={CONFIG}']
-TPU = [*COMMON, '--topology=v5e:4x8', '--image=IMAGE', '--storage=gs://my-bucket']
+DATA = '--config.dataset.path=/mnt/shared/digits'
+TPU = [*COMMON, DATA, '--topology=v5e:4x8', '--image=IMAGE', '--storage=gs://my-bucket']
 ARGUMENTS = {
     tpu: [*TPU, '--zone=us-west4-a'],
     gke: [*TPU, '--service_account=trainer'],
@@ -81,12 +82,13 @@ def test_tpu_asks_for_the_slice_and_gives_it_back(capsys):
     for command in (train, stop):
         assert command[:6] == ['gcloud', 'compute', 'tpus', 'tpu-vm', 'ssh', 'digits']
         assert '--worker=all' in command
+        assert '--ssh-flag=-oServerAliveInterval=60' in command
     assert {'delete', '--force', '--quiet', '--zone=us-west4-a'} <= set(delete)
     assert '--spot' not in dry_run(tpu, capsys)
 
 
 def test_tpu_quotes_through_both_shells(capsys):
-    path = '--config.dataset.path=it\'s "b" $x'
+    path = '--config.dataset.path=/mnt/shared/it\'s "b" $x'
     train = gcloud_commands(dry_run(tpu, capsys, path, '--setup=echo "a  b"'))[2]
     bash, flag, script = shlex.split(parts('--command', train)[0])
     assert (bash, flag) == ('bash', '-c')
@@ -97,7 +99,7 @@ def test_tpu_quotes_through_both_shells(capsys):
     container = shlex.split(lines[-1])
     image = container.index('IMAGE')
     assert container[image + 1 :] == [
-        *('python', '-m', 'vjax.train', f'--config={CONFIG}', path),
+        *('python', '-m', 'vjax.train', f'--config={CONFIG}', DATA, path),
         *(f'--workdir={AWKWARD}', '--distributed'),
     ]
     assert {
@@ -127,7 +129,7 @@ def test_tpu_names_slices_as_gcloud_does(topology, accelerator, runtime, capsys)
 
 def manifest(capsys, *more):
     first, body = here_document(dry_run(gke, capsys, *more))
-    assert first == "kubectl apply --filename=- <<'MANIFEST'"
+    assert first == "kubectl create --filename=- <<'MANIFEST'"
     return json.loads(body)
 
 
@@ -191,7 +193,8 @@ def test_slurm_script(capsys):
         *('--signal=B:USR1@300', '--open-mode=append', '--partition=gpu'),
     } <= set(flags)
     (srun,) = (shlex.split(line) for line in lines if line.startswith('srun'))
-    assert srun[srun.index('python') :] == [
+    assert srun[srun.index('python') - 1 :] == [
+        '$cpus',
         *('python', '-m', 'vjax.train', f'--config={CONFIG}', f'--workdir={AWKWARD}'),
         *('--distributed', '&'),
     ]
@@ -220,6 +223,7 @@ def test_gpu_command(capsys):
         ('--config=configs/vivit/none.py', '--config'),
         ('--config.batch_sise=8', 'batch_size'),
         ('--workdir=gs://bucket/run', '--workdir'),
+        ('--config.dataset.path=gs://bucket/digits', '--config.dataset.path'),
         ('--restarts=-1', '--restarts'),
     ],
 )
@@ -236,10 +240,12 @@ def test_refuses(launcher, wrong, word):
         (tpu, '--storage=gs://bucket/folder', '--storage'),
         (tpu, '--workdir=/home/me/run', '--workdir'),
         (tpu, '--workdir=/mnt/shared/../run', '--workdir'),
+        (tpu, '--config.dataset.path=data/digits', '--config.dataset.path'),
         (tpu, '--mount=/mnt/a:b', '--mount'),
         (tpu, '--zone=nowhere', '--zone'),
         (tpu, '--crashes=0', '--crashes'),
         (gke, '--workdir=/mnt/share/run', '--workdir'),
+        (gke, '--config.dataset.path=/data/digits', '--config.dataset.path'),
         (gke, '--service_account=', '--service_account'),
         (gke, '--chips_per_node=8 --topology=v5e:2x2', '--chips_per_node'),
         (slurm, '--workdir=/tmp/run', '--workdir'),

@@ -37,7 +37,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument('--grace', type=int, default=120, help='seconds to save in (%(default)s)')
     args, command = job.parse(parser, argv)
     text = json.dumps(manifest(args, [*command, '--distributed']), indent=2)
-    return job.submit(['kubectl', 'apply', '--filename=-'], text, 'MANIFEST', args.dry_run)
+    # Not `apply`, which takes a JobSet that has ended for one that needs nothing.
+    return job.submit(['kubectl', 'create', '--filename=-'], text, 'MANIFEST', args.dry_run)
 
 
 def manifest(args: argparse.Namespace, command: list[str]) -> dict[str, Any]:

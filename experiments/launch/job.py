@@ -138,7 +138,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
     The config is loaded and checked here: a misspelt key shall not cost a minute of a pod.
 
     Returns:
-        The arguments, and the command that trains in one process.
+        The arguments, with the `folders` of the run by the options that they are of, and the command that
+        trains in one process.
 
     Raises:
         UserError: an argument cannot be right.
@@ -152,13 +153,16 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
         raise UserError(
             f'--config={args.config}: give a path from the root of the repository, as the machines have it.'
         )
-    configs.check(cli.load_config(args.config, overrides))
+    config = cli.load_config(args.config, overrides)
+    configs.check(config)
     count('restarts', args.restarts)
-    if '://' in args.workdir:
-        raise UserError(
-            f'--workdir={args.workdir}: vjax.train writes to a file system; mount the bucket, and give '
-            'the folder there.'
-        )
+    args.folders = {'--workdir': args.workdir, '--config.dataset.path': config.dataset.path}
+    for option, folder in args.folders.items():
+        if '://' in folder and not folder.startswith('tfds:'):
+            raise UserError(
+                f'{option}={folder}: vjax.train takes a file system; mount the bucket, and give the folder '
+                'there.'
+            )
     config = ['python', '-m', 'vjax.train', f'--config={args.config}', *overrides]
     return args, [*config, f'--workdir={args.workdir}']
 
@@ -171,7 +175,9 @@ def parse_containers(args: argparse.Namespace) -> tuple[Slice, Storage]:
     """
     where, storage = parse_topology(args.topology), parse_storage(args.storage)
     check_mount(args.mount)
-    check_shared(args.workdir, args.mount)
+    for option, folder in args.folders.items():
+        if not folder.startswith('tfds:'):
+            check_shared(option, folder, args.mount)
     return where, storage
 
 
@@ -187,25 +193,26 @@ def check_mount(mount: str) -> None:
         )
 
 
-def check_shared(workdir: str, mount: str = '/') -> None:
-    """Sees to it that a run is not on a disk that goes with the machine, as far as a path tells.
+def check_shared(option: str, folder: str, mount: str = '/') -> None:
+    """Sees to it that a folder is not on a disk that goes with the machine, as far as a path tells.
 
     Args:
-        workdir: of the run.
+        option: that names the folder.
+        folder: where a run is, or its data set.
         mount: where the shared storage is.
 
     Raises:
         UserError: it is on such a disk.
     """
-    normal = posixpath.normpath(workdir)
+    normal = posixpath.normpath(folder)
     if not normal.startswith(mount.rstrip('/') + '/'):
         raise UserError(
-            f"--workdir='{workdir}' is not below '{mount}': give an absolute path on storage that all "
+            f"{option}='{folder}' is not below '{mount}': give an absolute path on storage that all "
             'machines share, for what is elsewhere is lost with them.'
         )
     if any(normal == local or normal.startswith(local + '/') for local in LOCAL):
         raise UserError(
-            f"--workdir='{workdir}' is on a disk of one machine and is lost with it: choose shared storage."
+            f"{option}='{folder}' is on a disk of one machine and is lost with it: choose shared storage."
         )
 
 

@@ -56,7 +56,7 @@ def script(args: argparse.Namespace, command: list[str]) -> str:
     Raises:
         UserError: an argument cannot be right.
     """
-    job.check_shared(args.workdir)
+    job.check_shared('--workdir', args.workdir)
     if not args.repository.startswith('/') or re.search(r'\s', args.repository):
         raise UserError(
             f"--repository='{args.repository}': give an absolute path without spaces, seen by all nodes."
@@ -104,7 +104,9 @@ warned=
 trap 'if [[ -z $warned ]]; then warned=1; scancel --signal=TERM "$SLURM_JOB_ID"; fi' USR1
 
 # The processes end each other, and save meanwhile; --wait is for one that hangs.
-srun --kill-on-bad-exit=0 --wait=600 --gpu-bind=none {shlex.join(command)} &
+# CPUs are what sbatch was asked for, which srun does not take over in all versions.
+cpus=${{SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}}
+srun --kill-on-bad-exit=0 --wait=600 --gpu-bind=none $cpus {shlex.join(command)} &
 step=$!
 # A trapped signal ends `wait`, not the step.
 while kill -0 "$step" 2>/dev/null; do wait "$step" || true; done

@@ -97,7 +97,9 @@ def build(args: argparse.Namespace, command: list[str]) -> Commands:
     place = [f'--zone={args.zone}', *([f'--project={args.project}'] if args.project else [])]
     tpus = ['gcloud', 'compute', 'tpus']
     queue = [*tpus, 'queued-resources']
-    on_all = [*tpus, 'tpu-vm', 'ssh', args.name, *place, '--worker=all', '--quiet']
+    # Most machines are silent for hours: a connection that is lost must end none the less.
+    alive = ['--ssh-flag=-oServerAliveInterval=60', '--ssh-flag=-oServerAliveCountMax=5']
+    on_all = [*tpus, 'tpu-vm', 'ssh', args.name, *place, '--worker=all', '--quiet', *alive]
     return Commands(
         create=[
             *(*queue, 'create', args.name, f'--node-id={args.name}', *place),
