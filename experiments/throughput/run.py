@@ -11,8 +11,7 @@ times stands beside that of their matrix products.
     --size=small     what a CPU of two cores can train: the default there, in float32
     --size=full      the papers' sizes: the default on a GPU, in bfloat16
     --device=plan    nothing is run: the steps of the papers' sizes as the compiler for TPUs estimates them
-                     (extra [plan]), of vjax, also
-                     with unrolled layers, and of the textbook
+                     (extra [plan]), of vjax, also with unrolled layers, and of the textbook
 
 Needs the extra [parity] for PyTorch; what is not installed has no figures. Writes results_SIZE.json,
 table_SIZE.md (or _plan) and steps_SIZE.png beside this file after each group; --only=TEXT takes groups
