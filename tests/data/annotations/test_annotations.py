@@ -57,10 +57,10 @@ class Case:
         return folder
 
     def read(self, folder):
-        return annotations.read(
-            self.dataset, str(folder / 'labels' / self.annotations), str(folder / 'videos'),
-            self.split, fold=self.fold,
-        )  # fmt: skip
+        # A format of folders has no files.
+        labels = str(folder / 'labels' / self.annotations) if self.texts else ''
+        videos = str(folder / 'videos')
+        return annotations.read(self.dataset, labels, videos, self.split, fold=self.fold)
 
 
 def one(name, path, *labels, **segment):
@@ -754,6 +754,7 @@ def test_an_action_after_the_end_of_its_video_is_named_and_holds_in_no_clip(tmp_
         ('diving48', 'labels', 'test', None, r'Diving48_V2_test\.json \(or Diving48_test\.json\)'),
         ('charades', 'none', 'test', None, 'none cannot be read: No such file'),
         ('folders', '', 'train', None, r'videos has no folders with videos'),
+        ('folders', 'labels', 'train', None, 'labels: folders has none, its folders are the classes'),
     ],
 )  # fmt: skip
 def test_wrong_arguments(tmp_path, dataset, labels, split, fold, words):

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vjax.data.annotations.labels_csv import read_labels
+from vjax.data.annotations.labels_csv import PATHS, read_labels
 from vjax.errors import UserError
 
 # What a file may be called; no line breaks alone, which str.strip and csv treat each in its way.
 names = st.text(
     st.characters(exclude_categories=('Cs', 'Cc', 'Zl', 'Zp', 'Zs')), min_size=1, max_size=20
-).filter(lambda name: name.lower() not in ('path', 'label'))
+).filter(lambda name: name.lower() not in ('path', 'label', *PATHS))
 
 
 @settings(deadline=None, max_examples=100)
@@ -45,6 +45,7 @@ def test_labels_survive_any_spelling_of_csv(tmp_path_factory, rows, bom, header,
         ('a.mp4,x\n./a.mp4,y\n', 'already on line 1'),
         ('a.mp4,x\nb.mp4\n', 'line 2: 1 values instead of two'),
         ('path,noun,verb\na.mp4,x\n', 'line 2: 2 values instead of 3, path,noun,verb'),
+        ('Filename,class\na.mp4,x\n', r"line 1: 'Filename,class' looks like .*path,label"),
         ('a,b.mp4,x\n', 'line 1: 3 values instead of two'),
         ('a.mp4;x\n', '1 values'),
         ('a.mp4,\n', 'line 1: the path or the label is empty'),

@@ -196,6 +196,11 @@ def read(
         raise UserError(f'--fold={fold}: {dataset} has no folds; leave it out.')
     if entry.annotations and not os.fspath(annotations):
         raise UserError(f'--annotations is missing: {dataset} needs {entry.annotations}.')
+    if not entry.annotations and os.fspath(annotations):
+        raise UserError(
+            f'--annotations={os.fspath(annotations)}: {dataset} has none, its folders are the classes; '
+            'leave it out, or leave --dataset out for a CSV.'
+        )
     source = Source(dataset, epath.Path(annotations), epath.Path(videos), split, fold)
     if entry.annotations:
         files.check_exists(source.annotations)

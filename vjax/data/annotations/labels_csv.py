@@ -22,6 +22,11 @@ from vjax.data.annotations.items import Annotations, Item
 from vjax.data.annotations.source import Source
 from vjax.errors import UserError
 
+# What others call the column of paths. A video of that name needs the first line `path,label`.
+PATHS = (
+    *('file', 'filename', 'file_name', 'filepath', 'file_path', 'clip', 'name', 'id'),
+    *('video', 'videos', 'video_name', 'video_path', 'video_id', 'youtube_id'),
+)
 SEPARATOR = '|'  # Between the labels of a video that has several.
 
 
@@ -54,6 +59,11 @@ def _read(path: str | os.PathLike) -> Annotations:
             if values and name.strip().lower() == 'path':
                 header = _check_header([value.lower() for value in values], path, line)
                 continue
+            if name.strip().lower() in PATHS:
+                raise UserError(
+                    f'{path}, line {line}: {",".join(row)!r} looks like names of columns; call the first '
+                    'one path, as in path,label.'
+                )
         if len(values) != len(header):
             expected = {1: 'two'}.get(len(header), len(header) + 1)
             raise UserError(
