@@ -16,7 +16,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from vjax import models
+from vjax import cli, models
 from vjax.models import costs
 from vjax.models.variants import image, video, views
 
@@ -268,8 +268,9 @@ def table_line(row: Row) -> str:
     )
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     """Counts, prints and writes the table."""
+    cli.parser(__doc__).parse_args(argv)
     lines = []
     for family, rows in ROWS.items():
         lines += [
@@ -287,4 +288,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)
