@@ -87,6 +87,14 @@ def test_help_shows_how_it_is_called(command):
     assert f'python -m vjax.{command}' in done.stdout
 
 
+def test_the_commands_are_listed():
+    listed = subprocess.run(
+        [sys.executable, '-m', 'vjax'], cwd=ROOT, capture_output=True, text=True
+    )
+    lines = listed.stdout.splitlines()
+    assert sorted(line.split()[2] for line in lines) == sorted(f'vjax.{each}' for each in COMMANDS)
+
+
 @pytest.mark.parametrize(
     ('command', 'args', 'sentence'),
     [

@@ -4,6 +4,7 @@ The same command again goes on where the run stopped, exactly: after Ctrl-C, a k
 Every key of the config can be set, as in --config.optimizer.learning_rate=0.001.
 """
 
+import collections
 import json
 import logging
 import math
@@ -73,6 +74,9 @@ def train(
         **({'recipe': dict(recipe)} if recipe else {}),
     }
     workdir = Path(workdir)
+
+    kinds = collections.Counter(device.device_kind for device in mesh.devices.flat)
+    log.info('training on %s', ', '.join(f'{count} x {kind}' for kind, count in kinds.items()))
 
     # --- Model, optimiser, and where their arrays live ---
     assembly = assemble(config, mesh, dataset.classes, multi_label=dataset.multi_label)
