@@ -45,6 +45,7 @@ setup(
         'tensorflow-datasets>=4.9.9',
         'scipy>=1.14',
         'tqdm>=4.66',
+        'typeguard>=4.4',
     ],
     extras_require={
         'test': ['beartype', 'hypothesis', 'jupytext', 'msgpack', 'pytest', 'pytest-xdist', 'ruff'],

@@ -17,17 +17,18 @@ from typing import Any
 
 import ml_collections
 
-from vjax import models
+from vjax import models, recipes
 from vjax.data import records, sections
 from vjax.errors import UserError
 from vjax.models.fields import check_choice, suggestion
 from vjax.training import losses, optimizer
+from vjax.value_types import check_fields, check_type
 from vjax.weights.plan import Adapt
 
 KEYS = {
     '': {
         'seed': 'of the initialisation, the order of the examples and every random draw',
-        'num_steps': 'optimiser steps; where it is not set, num_epochs counts',
+        'num_steps': 'optimiser steps; where it is not set or 0, num_epochs counts',
         'num_epochs': 'passes over the training split',
         'batch_size': 'examples in a step, over all devices and hosts',
         'init_from': 'workdir of a run, or a file as in vit:B_16.npz, whose parameters to start from; '
@@ -132,6 +133,23 @@ CHOICES = {
 # Sections whose keys are the fields of a dataclass.
 READERS = {'clip': sections.Clip, 'augment': sections.Augment, 'adapt': Adapt}
 
+# What is chosen by a parameter's path: its type, and an example.
+RULES = {
+    'optimizer.weight_decay': (
+        tuple[tuple[str, float], ...],
+        "such as (('.*/kernel', 0.05), ('.*', 0.0))",
+    ),
+    'optimizer.learning_rate_scale': (
+        tuple[tuple[str, float | tuple[float, ...]], ...],
+        "such as (('head/.*', 1.0), ('.*', 0.1))",
+    ),
+    'optimizer.freeze': (tuple[str, ...], "such as ('embedding/.*',)"),
+    'sharding.parameters': (
+        tuple[tuple[str, str | tuple[str, ...]], ...],
+        "such as (('.*/kernel', 'fsdp(fsdp)'),)",
+    ),
+}
+
 # What may differ when a run is resumed: nothing that a batch, a step or the schedule depends on.
 MAY_CHANGE = (
     'log_every',
@@ -219,18 +237,16 @@ def check(config: ml_collections.ConfigDict) -> None:
         UserError: a sentence that names the first wrong key and the likely fix.
     """
     for section, keys in KEYS.items():
-        prefix = f'{section}.' if section else ''
-        _check_keys((config[section] if section else config).keys(), keys, prefix)
+        _check_section(config, section, keys)
     for section, reader in READERS.items():
         keys = {field.name: f'see {reader.__module__}' for field in dataclasses.fields(reader)}
-        _check_keys(config[section].keys(), keys, f'{section}.')
+        _check_section(config, section, keys)
+        check_fields(f'config.{section}.', reader, config[section].to_dict())
         try:
             reader(**config[section])
         except UserError as error:
-            sentence = (
-                str(error) if str(error).startswith('config.') else f'config.{section}: {error}'
-            )
-            raise UserError(sentence) from None
+            raise _of(f'config.{section}', error) from None
+    _check_types(config)
     for key, (least, most) in RANGES.items():
         value = functools.reduce(operator.getitem, key.split('.'), config)
         # Written so that a NaN is out of every range.
@@ -272,7 +288,7 @@ def check(config: ml_collections.ConfigDict) -> None:
             models.build(**fields | varied).check(clip_shape(config))
         except UserError as error:
             where = 'config.vary' if varied else 'config.model and config.clip'
-            raise UserError(f'{where}: {error}') from None
+            raise _of(where, error) from None
 
 
 def variations(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
@@ -362,6 +378,45 @@ def leaves(tree: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any
             yield from leaves(value, f'{prefix}{key}.')
         else:
             yield prefix + key, value
+
+
+def _of(where: str, error: UserError) -> UserError:
+    """The error with the section that it is of in front, unless it names one."""
+    return error if str(error).startswith('config.') else UserError(f'{where}: {error}')
+
+
+def _check_section(config: ml_collections.ConfigDict, name: str, keys: Mapping[str, str]) -> None:
+    """Refuses a section, '' for the whole config, that has other keys than these."""
+    section = config[name] if name else config
+    if not isinstance(section, Mapping | ml_collections.ConfigDict):
+        raise UserError(f'config.{name}={section!r} should be a section with {", ".join(keys)}.')
+    _check_keys(section.keys(), keys, f'{name}.' if name else '')
+
+
+def _check_types(config: ml_collections.ConfigDict) -> None:
+    """Refuses values of other types than those of `recipes.base`, but in `READERS`, model and vary."""
+    base = recipes.base()
+    for section, keys in KEYS.items():
+        own, found = (base[section], config[section]) if section else (base, config)
+        for key in keys:
+            name = f'{section}.{key}' if section else key
+            if name in RULES:
+                check_type(f'config.{name}', found[key], *RULES[name])
+            elif key in own and not isinstance(own[key], ml_collections.ConfigDict):
+                kind = own.get_type(key)
+                check_type(f'config.{name}', found[key], kind | None if own[key] is None else kind)
+    for section in ('sharding.mesh', 'model', 'vary'):
+        value = functools.reduce(operator.getitem, section.split('.'), config)
+        if not isinstance(value, Mapping | ml_collections.ConfigDict):
+            raise UserError(f'config.{section}={value!r} should be a section, not a value.')
+    for axis, size in config.sharding.mesh.items():
+        check_type(f'config.sharding.mesh.{axis}', size, int)
+    for key in ('name', 'num_classes'):
+        if key not in config.model:
+            raise UserError(
+                f"the config lacks 'config.model.{key}'; start from vjax.recipes.model."
+            )
+    check_type('config.model.num_classes', config.model.num_classes, int | None)
 
 
 def _check_keys(found: Iterable[str], keys: Mapping[str, str], prefix: str) -> None:

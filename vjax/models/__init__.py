@@ -15,6 +15,7 @@ from typing import Any
 
 from vjax.errors import UserError
 from vjax.models.fields import suggestion
+from vjax.value_types import check_fields
 
 # Name -> file and class. Each file is imported when its model is built.
 MODELS = {
@@ -38,7 +39,8 @@ def build(name: str, **fields: Any) -> Any:
     sizes are not checked yet: see `check`.
 
     Raises:
-      UserError: the model or a field is unknown, or a field without default is missing.
+      UserError: the model or a field is unknown, a field without default is missing, or one has a value
+        of another type.
     """
     if name not in MODELS:
         raise UserError(
@@ -62,7 +64,9 @@ def build(name: str, **fields: Any) -> Any:
     ]
     if missing:
         raise UserError(f'the model {name!r} needs the fields {", ".join(missing)}')
-    return cls(**{name: _field(value) for name, value in fields.items()})
+    fields = {name: _field(value) for name, value in fields.items()}
+    check_fields('', cls, fields)
+    return cls(**fields)
 
 
 def _field(value: Any) -> Any:

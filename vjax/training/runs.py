@@ -19,6 +19,7 @@ from vjax.override import override
 from vjax.training import reporting
 from vjax.training.checkpoints import Checkpoints, DamagedCheckpoint
 from vjax.training.rules import path_name
+from vjax.value_types import as_tuples
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,8 @@ def load_config(workdir: str | Path, overrides: Sequence[str] = ()) -> ml_collec
     Raises:
         UserError: the workdir holds no run, or one of another version, or an override does not fit.
     """
-    config = ml_collections.ConfigDict(_tuples(read_about(workdir)['config']))
+    # JSON made lists of a config's tuples.
+    config = ml_collections.ConfigDict(as_tuples(read_about(workdir)['config']))
     _check(config, f"the run '{workdir}' was made by another version of vjax")
     if overrides:
         config = override(config, overrides)
@@ -187,13 +189,6 @@ def _check(config: ml_collections.ConfigDict, what: str) -> None:
         configs.check(config)
     except UserError as error:
         raise UserError(f'{what}: {error}') from None
-
-
-def _tuples(value: Any) -> Any:
-    """Lists, which JSON made of a config's tuples, as tuples again."""
-    if isinstance(value, Mapping):
-        return {name: _tuples(inner) for name, inner in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _candidates(checkpoints: Checkpoints, workdir: str | Path, which: str) -> list[int]:
