@@ -3,6 +3,7 @@ when evaluated.
 """
 
 import collections
+import functools
 import json
 import shutil
 
@@ -185,6 +186,25 @@ def test_a_run_of_an_older_version_is_named_as_such(varied, tmp_path):
         UserError, match=r"another version of vjax: the config lacks 'config\.vary'"
     ):
         runs.load_run(tmp_path / 'old')
+
+
+def test_a_run_from_before_a_key_goes_on(varied, tmp_path):
+    shutil.copytree(varied, tmp_path / 'old')
+    path = tmp_path / 'old' / 'config.json'
+    about = json.loads(path.read_text())
+    later = dict(configs.leaves(about['config']))
+    for key in configs.LATER:
+        *sections, name = key.split('.')
+        section = functools.reduce(lambda at, each: at.get(each, {}), sections, about['config'])
+        section.pop(name, None)
+    path.write_text(json.dumps(about))
+    assert dict(configs.leaves(about['config'])) != later
+    assert dict(configs.leaves(runs.read_about(tmp_path / 'old')['config'])) == later
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        runs.load_run(tmp_path / 'old').params,
+        runs.load_run(varied).params,
+    )
 
 
 def test_each_grid_is_compiled_once(digits, tmp_path, monkeypatch):

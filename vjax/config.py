@@ -5,6 +5,7 @@ it has none. The keys are listed once: in `KEYS`, for `clip`, `augment` and `ada
 that read them, for `model` in the model. A config that lacks one or has another is refused.
 """
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -132,6 +133,14 @@ CHOICES = {
 
 # Sections whose keys are the fields of a dataclass.
 READERS = {'clip': sections.Clip, 'augment': sections.Augment, 'adapt': Adapt}
+
+# Keys that configs did not always have, and what runs from before were trained with: whoever adds a key
+# adds it here, so that these runs can still be evaluated and resumed.
+LATER = {
+    'optimizer.moment_dtype': 'float32',
+    'model.unroll': False,
+    'model.encoder.unroll': False,
+}
 
 # What is chosen by a parameter's path: its type, and an example.
 RULES = {
@@ -369,6 +378,19 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[st
         for key in sorted(saved.keys() | current.keys())
         if saved.get(key) != current.get(key) and not key.startswith(MAY_CHANGE)
     ]
+
+
+def with_later_keys(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config with the keys of `LATER` that it is too old for; not those of sections it has not."""
+    config = copy.deepcopy(dict(saved))
+    for key, value in LATER.items():
+        *path, name = key.split('.')
+        section = config
+        for each in path:
+            section = section.get(each) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            section.setdefault(name, value)
+    return config
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:

@@ -73,7 +73,7 @@ def read_about(workdir: str | Path) -> dict[str, Any]:
         about = json.loads(path.read_text(encoding='utf-8'))
         if not isinstance(about, dict) or not about.keys() >= ABOUT:
             raise ValueError(f'it lacks one of {", ".join(sorted(ABOUT))}')
-        return about
+        return about | {'config': configs.with_later_keys(about['config'])}
     except FileNotFoundError:
         raise UserError(
             f"'{workdir}' is no workdir of a run: it has no config.json; train first, or mend the path."
