@@ -104,7 +104,10 @@ def test_load_config_applies_overrides_in_order(config_file):
         ('--config.fps=fast', ['--config.fps=fast: config.fps takes a number']),
         ('--config.seed', ['--config.seed']),
         ('--config.seed.deeper=1', ['--config.seed.deeper', 'config.seed is the value 0']),
-        ('--config.model=3', ['--config.model=3']),
+        ('--config.model=3', ['config.model is a section', '--config.model.depth=VALUE']),
+        ('--config.model.widths[0]=3', ['set as a whole', '--config.model.widths="(1, 2)"']),
+        ('--config.model.widths[a=3', ['set as a whole', '--config.model.widths="(1, 2)"']),
+        ('--config.model.patch=16', ["'patch'", 'it has depth, widths.']),
     ],
 )
 def test_a_wrong_override_is_one_sentence_that_names_the_key(config_file, override, words):
@@ -119,6 +122,8 @@ def test_a_wrong_override_is_one_sentence_that_names_the_key(config_file, overri
 def test_a_config_that_does_not_load_is_one_sentence(tmp_path, config_file):
     with pytest.raises(UserError, match=r"no config file '.*nothing\.py'"):
         cli.load_config(str(tmp_path / 'nothing.py') + ':tiny', [])
+    with pytest.raises(UserError, match=r"did you mean 'configs/vivit/moving_digits\.py'\?"):
+        cli.load_config('configs/vivt/moving_digit.py:tiny', [])
     with pytest.raises(UserError, match=r'line 6\): ValueError: no such variant: broken\.$'):
         cli.load_config(f'{config_file}:broken', [])
     with pytest.raises(UserError, match=r'^variant=Z/16 is not a variant\.$'):

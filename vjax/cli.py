@@ -18,6 +18,7 @@ keeps its traceback and exits with 1. Importing this module imports neither Tens
 """
 
 import argparse
+import difflib
 import logging
 import os
 import pathlib
@@ -115,11 +116,15 @@ def check_folder(option: str, file: str | os.PathLike) -> None:
     """Whether a file can be put where an option says, before hours are spent on what it is to hold.
 
     Raises:
-      UserError: there is no such folder.
+      UserError: there is no such folder, it is another user's, or the file is one.
     """
-    folder = pathlib.Path(file).parent
-    if not folder.is_dir():
-        raise UserError(f"--{option}='{file}': there is no folder '{folder}'.")
+    file = pathlib.Path(file)
+    if not file.parent.is_dir():
+        raise UserError(f"--{option}='{file}': there is no folder '{file.parent}'.")
+    if file.is_dir():
+        raise UserError(f"--{option}='{file}' is a folder; name a file in it.")
+    if not os.access(file.parent, os.W_OK):
+        raise UserError(f"--{option}='{file}': '{file.parent}' cannot be written to.")
 
 
 def class_files(given: Sequence[str] | None) -> str | dict[str, str] | None:
@@ -178,7 +183,9 @@ def load_config(config_arg: str, overrides: list[str]) -> config_dict.ConfigDict
     """
     path = config_arg.split(':', 1)[0]
     if not pathlib.Path(path).is_file():
-        raise UserError(f'--config={config_arg}: there is no config file {path!r}.')
+        near = difflib.get_close_matches(path, map(str, pathlib.Path().glob('configs/*/*.py')), n=1)
+        hint = f'; did you mean {near[0]!r}?' if near else '.'
+        raise UserError(f'--config={config_arg}: there is no config file {path!r}{hint}')
     config = _load(config_arg, [])
     if not overrides:
         return config

@@ -34,7 +34,7 @@ def override(config: config_dict.ConfigDict, overrides: Sequence[str]) -> config
     config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
     try:
         values(argv)
-    except (flags.Error, UnsupportedOperationError) as error:
+    except (flags.Error, UnsupportedOperationError, TypeError, ValueError) as error:
         raise UserError(sentence(str(error).removeprefix('flag '))) from error
     return values.config
 
@@ -46,11 +46,16 @@ def check(config: config_dict.ConfigDict, overrides: Sequence[str]) -> None:
         if not each.startswith(PREFIX) or not equals:
             raise UserError(f'{each!r} is not of the form --config.KEY=VALUE.')
         _check_key(config, key)
+        now = config_path.get_value(key, config)
+        if isinstance(now, config_dict.ConfigDict) and not key.startswith('vary'):
+            inner = next(iter(now), 'KEY')
+            raise UserError(
+                f'{each}: config.{key} is a section: set its keys, as in {PREFIX}{key}.{inner}=VALUE.'
+            )
         parser, kind = KINDS.get(config_path.get_type(key, config), (flags.ArgumentParser(), ''))
         try:
             parser.parse(text)
         except (TypeError, ValueError) as error:
-            now = config_path.get_value(key, config)
             now = '' if now is None else f'; without this it is {now}'
             raise UserError(f'{each}: config.{key} takes {kind}{now}.') from error
 
@@ -70,24 +75,23 @@ def _with_types(values: dict, base: config_dict.ConfigDict) -> dict:
 def _check_key(config: config_dict.ConfigDict, key: str) -> None:
     """Raises UserError if the dotted `key` is not in `config`, naming the nearest that is."""
     at, done = config, []
-    for part in key.split('.'):
-        # 'rules[0]' indexes a list: ml_collections checks the index itself.
-        name = part.split('[', 1)[0]
+    for name in key.split('.'):
         inside = f'config.{".".join(done)}'.rstrip('.')
         if isinstance(at, str | int | float | None):
             raise UserError(f'{PREFIX}{key}: {inside} is the value {at!r} and has no keys.')
         if not isinstance(at, Mapping | config_dict.ConfigDict):
             return  # An object or a sequence: ml_collections finds its attributes.
         if name not in at:
-            near = difflib.get_close_matches(name, map(str, at), n=1, cutoff=0.5)
-            hint = (
-                f'did you mean {near[0]!r}?'
-                if near
-                else f'it has {", ".join(sorted(map(str, at)))}.'
-            )
+            whole, bracket, _ = name.partition('[')
+            if bracket and whole in at:
+                raise UserError(
+                    f'{PREFIX}{key}: a sequence is set as a whole, as in '
+                    f'{PREFIX}{".".join([*done, whole])}="{at[whole]}".'
+                )
+            near = difflib.get_close_matches(name, map(str, at), n=1, cutoff=0.7)
+            has = f'it has {", ".join(sorted(map(str, at)))}.' if at else 'it is empty.'
+            hint = f'did you mean {near[0]!r}?' if near else has
             raise UserError(f'{PREFIX}{key}: there is no key {name!r} in {inside}; {hint}')
-        if part != name:
-            return
         at = at[name]
         done.append(name)
 
