@@ -72,9 +72,11 @@ def evaluate_run(
         they were come by.
 
     Raises:
-        UserError: there is no such run, checkpoint or split, or the classes differ, or a file is to be
-            written to a folder that is not there.
+        UserError: there is no such run, checkpoint or split, or the classes differ, or a file cannot be
+            put where it is to be written.
     """
+    own = Path(workdir) / 'evaluation.json'
+    out = out or (own if own.parent.is_dir() else '')  # Else what is wrong is the workdir.
     files = {'out': out, 'predictions': predictions, 'confusion': confusion, 'outputs': outputs}
     for option, file in files.items():
         if file:
@@ -82,7 +84,7 @@ def evaluate_run(
     evaluation = evaluation_of(workdir, **how)
     run, dataset, classification, found, result = evaluation
     if jax.process_index() == 0:
-        reporting.write_json(Path(out or Path(workdir) / 'evaluation.json'), result)
+        reporting.write_json(Path(out), result)
         if predictions:
             sources = stores.open_store(dataset, result['split']).index.names()
             text = tables.predictions(run.classes, classification, found, sources)

@@ -68,10 +68,12 @@ def look_at(
         `{'path': ..., 'error': ...}` for a file that is no video.
 
     Raises:
-        UserError: there is no such run, checkpoint, format or map.
+        UserError: there is no such run, checkpoint, format or map, or `out` is a file.
     """
     if kind not in FORMATS:
         raise UserError(f'--format={kind} is not one of {", ".join(FORMATS)}.')
+    if Path(out).is_file():
+        raise UserError(f"--out='{out}' is a file; name a folder.")
     run, classification = load_classifier(workdir, checkpoint, overrides)
     logits_of = logits_by(run)
     for file, name in zip(files, unique_stems(files), strict=True):

@@ -8,6 +8,7 @@ import collections
 import json
 import logging
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -59,9 +60,14 @@ def train(
     """
     # --- What to train on what, checked before anything is built ---
     configs.check(config)
+    check_workdir(workdir)
     dataset = records.open_dataset(config.dataset.path)
     if config.num_steps and config.num_epochs:
-        log.info('num_steps=%d counts, not num_epochs=%g', config.num_steps, config.num_epochs)
+        log.info(
+            'num_steps=%d counts, not num_epochs=%g; --config.num_steps=0 would leave it to these',
+            config.num_steps,
+            config.num_epochs,
+        )
     config = configs.resolve(config, dataset)
     mesh = sharding.make_mesh(config.sharding.mesh.to_dict())
     sharding.check_batch(mesh, config.eval.batch_size, 1, 'config.eval.batch_size')
@@ -237,6 +243,20 @@ def train(
         log.info('%s at step %d: saved; the same command goes on', agreement.stop.name, number)
         raise SystemExit(128 + agreement.stop)
     return scores or {}
+
+
+def check_workdir(workdir: str | Path) -> None:
+    """Refuses what is no folder, before a training that could not be saved.
+
+    Raises:
+        UserError: it is empty, as of a shell's variable that is not set, or an address.
+    """
+    # A Path has made one slash of two.
+    if not str(workdir) or re.match(r'\w+:/', str(workdir)):
+        raise UserError(
+            f"--workdir='{workdir}': checkpoints are written to a file system; give a folder, of a bucket "
+            'the one that it is mounted at.'
+        )
 
 
 def open_workdir(

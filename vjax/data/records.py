@@ -234,7 +234,7 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        error.filename = error.filename or os.fspath(path)
+        error.filename = os.fspath(path)  # Not the temporary one.
         raise
 
 
