@@ -44,20 +44,24 @@ from vjax.planning.estimate import plan
 #
 # `python -m experiments.pod_plan.run` compiled the training step of published configs for slices of
 # TPUs, by their own compiler, and kept what it says. Nothing was run on a TPU: these are estimates.
+# There are v5e:4x8, v5e:8x8, v5p:2x2x4, v5p:4x4x4, v6e:4x8 and v6e:8x8.
 
 # %%
+SLICE = 'v5e:4x8'
 with open('../experiments/pod_plan/results.json') as file:
-    plans = [result for result in json.load(file).values() if 'error' not in result]
-print(f'{"":58}{"batch":>6}{"remat":>7}{"GiB":>7}{"of":>4}{"step, ms":>10}{"clips/s":>9}{"MFU":>6}')
+    plans = [result for result in json.load(file).values() if result['topology'] == SLICE]
+plans = [result for result in plans if 'error' not in result]
+print(
+    f'{SLICE:48}{"batch":>6}{"remat":>7}{"GiB":>7}{"of":>4}{"step, ms":>10}{"clips/s":>9}{"MFU":>6}'
+)
 for result in plans:
-    name = f'{result["config"]} {result["topology"]}'
     peak, capacity = (result['memory'][key] / 2**30 for key in ('peak', 'capacity'))
     speed = '  does not fit'
     if result['memory']['fits']:
         clips, mfu = result['clips_per_second'], result['mfu']
         speed = f'{1e3 * result["step_seconds"]:>10.0f}{clips:>9.0f}{mfu:>6.0%}'
     print(
-        f'{name:58}{result["batch_size"]:>6}{result["remat"]:>7}{peak:>7.1f}{capacity:>4.0f}{speed}'
+        f'{result["config"]:48}{result["batch_size"]:>6}{result["remat"]:>7}{peak:>7.1f}{capacity:>4.0f}{speed}'
     )
 
 # %% [markdown]
@@ -69,7 +73,7 @@ for result in plans:
 with visualize.styled():
     figure = Figure(figsize=(8, 1.2 + 0.35 * len(plans)))
     axis = figure.subplots()
-    names = [f'{result["config"]}, {result["topology"]}' for result in plans]
+    names = [result['config'] for result in plans]
     left = [0.0] * len(plans)
     parts = ('params', 'optimizer', 'ema', 'batch', 'temporaries')
     for part, colour in zip(parts, visualize.COLOURS, strict=False):
