@@ -15,6 +15,7 @@ from typing import Any
 
 from vjax import cli
 from vjax import config as configs
+from vjax.data import tfds
 from vjax.errors import UserError
 
 # Labels in DNS have 63 characters, and Kubernetes appends to a name.
@@ -156,9 +157,11 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
     config = cli.load_config(args.config, overrides)
     configs.check(config)
     count('restarts', args.restarts)
-    args.folders = {'--workdir': args.workdir, '--config.dataset.path': config.dataset.path}
+    args.folders = {'--workdir': args.workdir}
+    if not config.dataset.path.startswith(tfds.PREFIX):
+        args.folders['--config.dataset.path'] = config.dataset.path
     for option, folder in args.folders.items():
-        if '://' in folder and not folder.startswith('tfds:'):
+        if '://' in folder:
             raise UserError(
                 f'{option}={folder}: vjax.train takes a file system; mount the bucket, and give the folder '
                 'there.'
@@ -176,8 +179,7 @@ def parse_containers(args: argparse.Namespace) -> tuple[Slice, Storage]:
     where, storage = parse_topology(args.topology), parse_storage(args.storage)
     check_mount(args.mount)
     for option, folder in args.folders.items():
-        if not folder.startswith('tfds:'):
-            check_shared(option, folder, args.mount)
+        check_shared(option, folder, args.mount)
     return where, storage
 
 
