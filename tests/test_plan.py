@@ -345,6 +345,32 @@ def test_a_sweep_has_the_config_as_it_is_and_what_the_chips_allow():
     assert sweep.rank([large, slow, fast]) == [fast, slow, large]
 
 
+def test_a_sweep_says_once_why_plans_are_not_possible(monkeypatch, capsys):
+    config = f'--config={ROOT / TINY}'
+    tried = []
+
+    def refuse(config, **_):
+        tried.append(config.model.remat)
+        raise UserError(f'no batch of {config.batch_size}')
+
+    monkeypatch.setattr(plan, 'plan', refuse)
+    jax_platforms = jax.config.jax_platforms
+    try:
+        plan.main([config, '--topology=cpu', '--sweep', '--batch_size=8'])
+    finally:
+        jax.config.update('jax_platforms', jax_platforms)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(tried) == 1 + 3 * 4 * 4
+    assert [line.rpartition(' ')[2] for line in printed] == ['8', '4', '16']
+    assert all(line.startswith('not possible: ') for line in printed)
+
+
+@pytest.mark.parametrize('option', ['--price=-4', '--price=nan', '--dataset_size=0'])
+def test_a_price_and_a_size_are_positive(option):
+    with pytest.raises(UserError, match=f'{option.partition("=")[0]}=.* is not a positive number'):
+        plan.main([f'--config={ROOT / TINY}', '--topology=cpu', option])
+
+
 @pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='needs the [plan] extra')
 def test_a_tiny_step_is_planned_for_chips_that_are_not_there(tmp_path):
     command = [sys.executable, '-m', 'vjax.plan', f'--config={TINY}', '--topology=v5e:2x2']

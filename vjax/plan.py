@@ -95,6 +95,10 @@ def main(argv: list[str]) -> None:
         '--sweep', action='store_true', help='try batches, meshes and remat; the best comes last'
     )
     args, overrides = cli.parse_args(parser, argv)
+    for option in ('dataset_size', 'price'):
+        value = getattr(args, option)
+        if value is not None and not 0 < value < float('inf'):
+            raise UserError(f'--{option}={value} is not a positive number.')
     if args.batch_size is not None:
         overrides.append(f'--config.batch_size={args.batch_size}')
     # No other accelerator of this machine is touched, and none is looked for, which can take minutes.
@@ -106,10 +110,15 @@ def main(argv: list[str]) -> None:
         result = plan(cli.load_config(args.config, overrides), **wanted)
         print(json.dumps(result) if args.json else report(result))
         return
-    results = []
+    results, refusals = [], set()
     for result in _sweep(args.config, overrides, wanted):
+        refusal = result.get('error')
+        if refusal in refusals:  # As for another remat policy, say.
+            continue
         print(line(result), flush=True, file=sys.stderr if args.json else sys.stdout)
-        if 'error' not in result:
+        if refusal:
+            refusals.add(refusal)
+        else:
             results.append(result)
     results = sweep.rank(results)
     if args.json:

@@ -32,7 +32,7 @@ def test_an_axis_of_another_name_is_refused():
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(axes):
-    with pytest.raises(UserError, match='does not fit 8 devices'):
+    with pytest.raises(UserError, match='multiply to 8, the number of devices'):
         sharding.make_mesh(axes)
 
 

@@ -23,7 +23,6 @@ SOURCES = (
     'data/augment',
     'data/geometry.py',
     'axes.py',
-    'plan.py',
 )
 PACKAGES = ('jax', 'jaxlib', 'libtpu', 'flax', 'optax')
 

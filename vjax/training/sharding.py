@@ -60,8 +60,8 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
     wrong = min(sizes.values(), default=0) < 1 or math.prod(sizes.values()) != num_devices
     if 'data' not in sizes or wrong:
         raise UserError(
-            f'config.sharding.mesh={dict(axes)} does not fit {num_devices} devices; it needs an axis '
-            f"'data', sizes that multiply to {num_devices}, and at most one -1."
+            f'config.sharding.mesh={dict(axes)} does not fit; it needs an axis '
+            f"'data', sizes that multiply to {num_devices}, the number of devices, and at most one -1."
         )
     if devices[0].platform == 'tpu' and len({getattr(d, 'slice_index', 0) for d in devices}) > 1:
         raise UserError(
