@@ -190,6 +190,13 @@ def test_run_says_what_may_not_be_written(capsys):
     assert capsys.readouterr().err == 'error: cannot read or write secret: Permission denied.\n'
 
 
+def test_two_options_do_not_write_one_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli.check_files(out='a.csv', predictions=tmp_path / 'b.csv', confusion='', outputs=None)
+    with pytest.raises(UserError, match=r'--predictions=.*a\.csv. is the file of --out too'):
+        cli.check_files(out='a.csv', predictions=tmp_path / 'a.csv')
+
+
 def test_importing_cli_is_light():
     code = 'import sys, vjax.cli; print([m for m in ("tensorflow", "jax") if m in sys.modules])'
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)

@@ -112,19 +112,28 @@ def add_classes(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_folder(option: str, file: str | os.PathLike) -> None:
-    """Whether a file can be put where an option says, before hours are spent on what it is to hold.
+def check_files(**files: str | os.PathLike | None) -> None:
+    """Whether files can be put where options say, before hours are spent on what they are to hold.
+
+    Args:
+      **files: option -> its file; none where it is empty or None.
 
     Raises:
-      UserError: there is no such folder, it is another user's, or the file is one.
+      UserError: there is no such folder, it is another user's, a file is one, or two are the same.
     """
-    file = pathlib.Path(file)
-    if not file.parent.is_dir():
-        raise UserError(f"--{option}='{file}': there is no folder '{file.parent}'.")
-    if file.is_dir():
-        raise UserError(f"--{option}='{file}' is a folder; name a file in it.")
-    if not os.access(file.parent, os.W_OK):
-        raise UserError(f"--{option}='{file}': '{file.parent}' cannot be written to.")
+    taken = {}
+    for option, file in ((option, pathlib.Path(file)) for option, file in files.items() if file):
+        if not file.parent.is_dir():
+            raise UserError(f"--{option}='{file}': there is no folder '{file.parent}'.")
+        if file.is_dir():
+            raise UserError(f"--{option}='{file}' is a folder; name a file in it.")
+        if not os.access(file.parent, os.W_OK):
+            raise UserError(f"--{option}='{file}': '{file.parent}' cannot be written to.")
+        other = taken.setdefault(file.resolve(), option)
+        if other != option:
+            raise UserError(
+                f"--{option}='{file}' is the file of --{other} too; give it another name."
+            )
 
 
 def class_files(given: Sequence[str] | None) -> str | dict[str, str] | None:

@@ -77,10 +77,7 @@ def evaluate_run(
     """
     own = Path(workdir) / 'evaluation.json'
     out = out or (own if own.parent.is_dir() else '')  # Else what is wrong is the workdir.
-    files = {'out': out, 'predictions': predictions, 'confusion': confusion, 'outputs': outputs}
-    for option, file in files.items():
-        if file:
-            cli.check_folder(option, file)
+    cli.check_files(out=out, predictions=predictions, confusion=confusion, outputs=outputs)
     evaluation = evaluation_of(workdir, **how)
     run, dataset, classification, found, result = evaluation
     if jax.process_index() == 0:

@@ -61,7 +61,7 @@ def report(
     workdir = Path(workdir)
     out = Path(out or workdir / 'report.html')
     about, config = runs.read_about(workdir), runs.load_config(workdir, overrides)
-    cli.check_folder('out', out)
+    cli.check_files(out=out)
     if views:
         configs.parse_views(views)
     asked = {'views': views, 'split': split, 'checkpoint': checkpoint}

@@ -275,11 +275,9 @@ def _check(args: Any) -> None:
         raise UserError(f'--min_score={args.min_score:g} is a probability, from 0 to 1.')
     for option, kinds in (('segments', ('.csv', '.json')), ('timeline', ('.png',))):
         file = getattr(args, option)
-        if file is None:
-            continue
-        if file.suffix.lower() not in kinds:
+        if file is not None and file.suffix.lower() not in kinds:
             raise UserError(f"--{option}='{file}': its name should end in {' or '.join(kinds)}.")
-        cli.check_folder(option, file)
+    cli.check_files(segments=args.segments, timeline=args.timeline)
     if args.video == '-' and os.isatty(STDIN):
         raise UserError(
             "'-' reads a pipe, and there is none: ffmpeg ... -f mpegts - | python -m vjax.watch ... -"

@@ -36,6 +36,14 @@ def test_a_mesh_that_does_not_fit_is_refused(axes):
         sharding.make_mesh(axes)
 
 
+@pytest.mark.parametrize('batch_size', [12, 0, -8])
+def test_a_batch_that_devices_cannot_share_is_refused(batch_size):
+    mesh = sharding.make_mesh({'data': 8})
+    sharding.check_batch(mesh, 16, 2, '--batch_size')
+    with pytest.raises(UserError, match=f'--batch_size={batch_size} cannot be shared evenly by 8'):
+        sharding.check_batch(mesh, batch_size, 1, '--batch_size')
+
+
 def test_rules_give_partition_specs():
     mesh = sharding.make_mesh({'data': 4, 'fsdp': 2})
     got = sharding.parameter_shardings(mesh, [('kernel', ('', 'fsdp')), ('.*', ())], PARAMS)

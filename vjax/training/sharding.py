@@ -83,7 +83,7 @@ def check_batch(mesh: Mesh, batch_size: int, microbatches: int, key: str) -> Non
     """
     splits = num_parts(mesh)
     share = splits * microbatches
-    if batch_size % share:
+    if batch_size < 1 or batch_size % share:
         parts = f'{splits} devices' + f' x {microbatches} microbatches' * (microbatches > 1)
         raise UserError(
             f'{key}={batch_size} cannot be shared evenly by {parts}; make it a multiple of {share}.'
