@@ -13,17 +13,18 @@ KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 VIDEO = jnp.asarray(RNG.normal(size=(5, 2, 6, 7, 3)), jnp.float32)
 TARGET = jax.nn.one_hot(jnp.arange(5), 7)
+ALL = jnp.ones(5)
 mixed = jax.jit(mix, static_argnames=('mixup', 'cutmix'))
 
 
 def test_nothing_is_mixed_where_both_are_off():
-    video, target = mix(VIDEO, TARGET, KEY, mixup=0.0, cutmix=0.0)
+    video, target = mix(VIDEO, TARGET, ALL, KEY, mixup=0.0, cutmix=0.0)
     assert video is VIDEO
     assert target is TARGET
 
 
 def test_mixup_blends_with_the_reversed_batch():
-    video, target = mixed(VIDEO, TARGET, KEY, mixup=0.4, cutmix=0.0)
+    video, target = mixed(VIDEO, TARGET, ALL, KEY, mixup=0.4, cutmix=0.0)
     weight = float(target[0, 0])
     assert 0 < weight < 1
     np.testing.assert_allclose(target.sum(1), 1, atol=1e-6)
@@ -35,7 +36,7 @@ def test_mixup_blends_with_the_reversed_batch():
 def test_cutmix_pastes_a_tube_and_the_target_has_exactly_its_area(both):
     seen = set()
     for key in jax.random.split(KEY, 40):
-        video, target = mixed(VIDEO, TARGET, key, mixup=0.8 if both else 0.0, cutmix=1.0)
+        video, target = mixed(VIDEO, TARGET, ALL, key, mixup=0.8 if both else 0.0, cutmix=1.0)
         own = np.asarray(video == VIDEO)[0]
         other = np.asarray(video == VIDEO[::-1])[0]
         if not (own | other).all():
@@ -53,11 +54,24 @@ def test_cutmix_pastes_a_tube_and_the_target_has_exactly_its_area(both):
     assert len(seen) > 5
 
 
+@pytest.mark.parametrize(('mixup', 'cutmix'), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
+def test_nobody_meets_what_is_no_video(mixup, cutmix):
+    """As a record that cannot be decoded is a black clip of class 0 under a mask."""
+    video, target = VIDEO.at[0].set(-1), TARGET
+    for key in jax.random.split(KEY, 20):
+        got, got_target = mixed(video, target, ALL.at[0].set(0), key, mixup=mixup, cutmix=cutmix)
+        np.testing.assert_array_equal(got[4], video[4])
+        np.testing.assert_array_equal(got_target[4], target[4])
+        as_ever, its_target = mixed(video, target, ALL, key, mixup=mixup, cutmix=cutmix)
+        np.testing.assert_array_equal(got[1:4], as_ever[1:4])
+        np.testing.assert_array_equal(got_target[1:4], its_target[1:4])
+
+
 def test_mixup_and_cutmix_serve_half_of_the_steps_each():
     video = jnp.asarray([0.0, 1.0])[:, None, None, None, None] * jnp.ones((1, 1, 8, 8, 1))
-    target = jnp.eye(2)
+    target, mask = jnp.eye(2), jnp.ones(2)
     keys = jax.random.split(KEY, 1000)
-    run = jax.jit(jax.vmap(lambda key: mix(video, target, key, mixup=0.8, cutmix=1.0)))
+    run = jax.jit(jax.vmap(lambda key: mix(video, target, mask, key, mixup=0.8, cutmix=1.0)))
     videos, targets = run(keys)
     blended = np.asarray(((videos > 0) & (videos < 1)).any((1, 2, 3, 4, 5)))
     assert abs(blended.mean() - 0.5) < 4.5 * 0.5 / np.sqrt(1000)
@@ -69,7 +83,11 @@ def test_mixup_and_cutmix_serve_half_of_the_steps_each():
 def test_mixup_weights_are_beta_distributed(alpha):
     video, target = jnp.zeros((2, 1, 1, 1, 1)), jnp.eye(2)
     keys = jax.random.split(KEY, 2000)
-    draw = jax.jit(jax.vmap(lambda key: mix(video, target, key, mixup=alpha, cutmix=0.0)[1][0, 0]))
+
+    def weight(key):
+        return mix(video, target, jnp.ones(2), key, mixup=alpha, cutmix=0.0)[1][0, 0]
+
+    draw = jax.jit(jax.vmap(weight))
     weights = draw(keys)
     assert abs(float(weights.mean()) - 0.5) < 0.03
     assert abs(float(weights.var()) - 1 / (4 * (2 * alpha + 1))) < 0.01
@@ -100,12 +118,13 @@ def test_cut_rectangles_are_those_of_the_paper():
 
 def test_a_sharded_batch_is_mixed_the_same():
     mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
-    video, target = (
+    arrays = (
         jnp.tile(VIDEO[:1], (8, 1, 1, 1, 1)) * jnp.arange(8)[:, None, None, None, None],
         jnp.eye(8),
+        jnp.ones(8),
     )
-    alone = mixed(video, target, KEY, mixup=0.8, cutmix=1.0)
-    placed = jax.device_put((video, target), NamedSharding(mesh, PartitionSpec('data')))
+    alone = mixed(*arrays, KEY, mixup=0.8, cutmix=1.0)
+    placed = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec('data')))
     together = mixed(*placed, KEY, mixup=0.8, cutmix=1.0)
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)

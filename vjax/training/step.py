@@ -166,9 +166,9 @@ def make_train_step(
         dropout_key, mix_key = jax.random.split(key)
         video, label = augment(batch, augment_key, augmentation, size=size, mirror=mirror)
         target = classification.targets(label)
-        video, target = mix(video, target, mix_key, mixup=mixup, cutmix=cutmix)
-
         mask = batch['mask']
+        video, target = mix(video, target, mask, mix_key, mixup=mixup, cutmix=cutmix)
+
         total = jnp.maximum(jnp.sum(mask), 1.0)
         loss, logits, grads = gradients(state.params, video, target, mask, dropout_key)
         grads = jax.tree.map(lambda g: g / total, grads)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Key
 def mix(
     video: Float[Array, 'batch time height width channels'],
     target: Float[Array, 'batch classes'],
+    mask: Float[Array, 'batch'],
     key: Key[Array, ''],
     *,
     mixup: float,
@@ -20,11 +21,12 @@ def mix(
 
     One draw serves the batch, and example i meets example batch - 1 - i of the global batch, so the
     result does not depend on the number of devices. The target gives each example the part of the
-    pixels that is its own.
+    pixels that is its own. Who would meet one that is masked, hence no video, stays as it is.
 
     Args:
         video: the clips.
         target: what they show.
+        mask: 1 for examples that count, 0 for others.
         key: the step's.
         mixup: Beta's alpha; 0 is off.
         cutmix: Beta's alpha; 0 is off.
@@ -42,8 +44,10 @@ def mix(
         weight = jax.random.beta(blended, mixup, mixup)
         cuts = jax.random.bernoulli(coin, 0.5)
         own, part = jnp.where(cuts, own, weight), jnp.where(cuts, part, weight)
-    if own.ndim:
-        own = own[None, None, :, :, None]
+    meets = jnp.flip(mask) > 0
+    own = own[None, None, :, :, None] if own.ndim else own
+    own = jnp.where(meets[:, None, None, None, None], own, 1.0)
+    part = jnp.where(meets, part, 1.0)[:, None]
     return (
         own * video + (1 - own) * jnp.flip(video, axis=0),
         part * target + (1 - part) * jnp.flip(target, axis=0),
