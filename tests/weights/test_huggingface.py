@@ -220,6 +220,33 @@ def test_the_processor_gives_the_input_that_the_model_was_trained_on(case, tmp_p
     np.testing.assert_allclose(np.moveaxis(pixels, -3, -1), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    'processor',
+    [
+        transformers.VivitImageProcessor(),  # Values in [-3, 1].
+        transformers.VivitImageProcessor(do_normalize=False),
+        transformers.ViTImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]),
+    ],
+)
+def test_a_vivit_computes_what_it_does_behind_its_processor(processor, tmp_path):
+    architecture, config, shape = CASES['vivit']
+    cls = getattr(transformers, architecture)
+    reference = randomise(cls(cls.config_class(**SIZES | config)))
+    reference.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    how = {'return_tensors': 'np', 'do_resize': False, 'do_center_crop': False}
+    if isinstance(processor, transformers.ViTImageProcessor):
+        del how['do_center_crop']
+        theirs = processor(list(frames), **how)['pixel_values'][None]
+    else:
+        theirs = processor(list(frames), **how)['pixel_values']
+    expected = reference_logits(reference, np.moveaxis(theirs, -3, -1))
+    source = huggingface.read(tmp_path)
+    logits = ours(source.model, source.params, frames[None] / np.float32(127.5) - 1)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+
+
 @pytest.mark.skipif(
     not MAPPING.exists(), reason='the published mapping is not beside this checkout'
 )

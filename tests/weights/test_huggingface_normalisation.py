@@ -32,11 +32,19 @@ def write(folder, **content):
 
 
 @pytest.mark.parametrize(
-    'processor', [IMAGENET, {'do_normalize': False}, {**IMAGENET, 'rescale_factor': 1 / 127.5}]
+    'processor',
+    [
+        IMAGENET,
+        {'do_normalize': False},
+        {**IMAGENET, 'rescale_factor': 1 / 127.5},
+        {**IMAGENET, 'image_processor_type': 'VivitImageProcessor', 'rescale_factor': 1 / 127.5},
+        {**IMAGENET, 'video_processor_type': 'VivitVideoProcessor', 'rescale_factor': 1 / 100},
+    ],
 )
 def test_the_embedding_is_that_of_the_processors_output(params, processor, tmp_path):
     pixels = np.random.default_rng(1).integers(0, 256, (4, 4, 3))
     theirs = pixels * processor.get('rescale_factor', 1 / 255)
+    theirs = theirs - any('Vivit' in str(value) for value in processor.values())
     if processor.get('do_normalize', True):
         theirs = (theirs - np.array(IMAGENET['image_mean'])) / np.array(IMAGENET['image_std'])
     folded = normalisation.fold(params, write(tmp_path, **processor))
@@ -51,6 +59,16 @@ def test_input_in_our_range_needs_no_folding(params, tmp_path):
     for path in (write(tmp_path, **half), tmp_path / 'absent.json'):
         for name, array in normalisation.fold(params, path).items():
             np.testing.assert_array_equal(array, params[name])
+
+
+def test_a_vivits_own_processor_is_meant_where_the_file_names_none(params, tmp_path):
+    """[-1, 1] before it is normalised."""
+    path = write(tmp_path, do_normalize=False)
+    for name, array in normalisation.fold(params, path, 'vivit').items():
+        np.testing.assert_array_equal(array, params[name])
+    path = write(tmp_path, do_normalize=False, offset=False, rescale_factor=1 / 255)
+    folded = normalisation.fold(params, path, 'vivit')
+    np.testing.assert_allclose(folded['embedding/kernel'], params['embedding/kernel'] / 2)
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,8 @@ def read(path: Path, model: Any = None) -> Source:
         sentence = str(error).removesuffix('.')
         where = '' if str(path) in sentence else f'{name}: '
         raise UserError(f'{where}{sentence}.') from error
-    if family.model_type == 'vit':
-        params = normalisation.fold(params, path / PROCESSOR)
+    if family.model_type in ('vit', 'vivit'):
+        params = normalisation.fold(params, path / PROCESSOR, family.model_type)
     skipped = getattr(family.module, 'UNUSED', {})
     unused = {
         tensor: why

@@ -1,7 +1,8 @@
 """What an image processor of Hugging Face's does to pixels, as part of the embedding.
 
 vjax's models take values in [-1, 1]. A ViT that was trained with the mean and deviation of ImageNet
-computes the same from them once its embedding has been changed to fit.
+computes the same from them once its embedding has been changed to fit. So does a ViViT that was trained
+with transformers' processor as it is by default, which normalises values in [-1, 1] once more, to [-3, 1].
 """
 
 import logging
@@ -15,13 +16,18 @@ from vjax.weights.huggingface import entries
 
 log = logging.getLogger(__name__)
 
+TYPES = ('image_processor_type', 'video_processor_type', 'feature_extractor_type')
 
-def fold(params: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+
+def fold(
+    params: Mapping[str, np.ndarray], path: Path, model_type: str = 'vit'
+) -> dict[str, np.ndarray]:
     """The parameters of a model for input in [-1, 1] from those of one for a processor's output.
 
     Args:
       params: Flat, with `embedding/kernel` [..., channels, dim] and `embedding/bias`.
       path: Of preprocessor_config.json; where there is none, the output is taken to be in [-1, 1].
+      model_type: Of config.json; its processor is meant where the file names none.
 
     Raises:
       UserError: the file is damaged, or its mean and deviation are not those of each channel.
@@ -29,10 +35,17 @@ def fold(params: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
     params = dict(params)
     if not path.exists():
         return params
-    scale, shift = _as_affine(entries.load(path), params['embedding/kernel'].shape[-2], path)
+    processor = entries.load(path)
+    names = [processor[key] for key in TYPES if key in processor] or [model_type]
+    offset = str(names[0]).lower().startswith('vivit') and processor.get('offset', True)
+    scale, shift = _as_affine(processor, params['embedding/kernel'].shape[-2], path, bool(offset))
     if np.allclose(scale, 1, atol=1e-5) and np.allclose(shift, 0, atol=1e-5):
         return params
-    log.info('folding the normalisation of %s into the embedding', path)
+    log.info(
+        'folding the normalisation of %s into the embedding: it makes [%.3g, %.3g] of [-1, 1]; without '
+        'this file, the weights are taken as they are',
+        *(path, np.min(shift - scale), np.max(shift + scale)),
+    )
     kernel = np.asarray(params['embedding/kernel'], np.float64)
     moved = (kernel * shift[:, None]).reshape(-1, kernel.shape[-1]).sum(axis=0)
     params['embedding/kernel'] = (kernel * scale[:, None]).astype(np.float32)
@@ -40,14 +53,18 @@ def fold(params: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
     return params
 
 
-def _as_affine(processor: Mapping, channels: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and shift of each channel that make the processor's output of values in [-1, 1]."""
-    scale, shift = np.full(channels, 0.5), np.full(channels, 0.5)  # Of pixels in [0, 1].
+def _as_affine(
+    processor: Mapping, channels: int, path: Path, offset: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and shift of each channel that make the processor's output of values in [-1, 1].
+
+    With `offset` it subtracts 1 after rescaling, and rescales to [0, 2] unless it says otherwise.
+    """
+    scale, shift = np.full(channels, 127.5), np.full(channels, 127.5)  # Of pixels in [0, 255].
     if processor.get('do_rescale', True):
-        factor = _numbers(processor.get('rescale_factor', 1 / 255), 1, 'rescale_factor', path)
-    else:
-        factor = np.ones(1)
-    scale, shift = scale * factor * 255, shift * factor * 255
+        default = 1 / 127.5 if offset else 1 / 255
+        factor = _numbers(processor.get('rescale_factor', default), 1, 'rescale_factor', path)
+        scale, shift = scale * factor, shift * factor - offset
     if processor.get('do_normalize', True):
         mean = _numbers(processor.get('image_mean', 0.5), channels, 'image_mean', path)
         deviation = _numbers(processor.get('image_std', 0.5), channels, 'image_std', path)
