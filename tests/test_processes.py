@@ -1,5 +1,6 @@
 """Training by several processes, as on several hosts, over the loopback."""
 
+import json
 import re
 import signal
 import subprocess
@@ -126,6 +127,34 @@ def test_a_signal_ends_an_evaluation_that_is_done_later(start, digits, tmp_path)
     assert [
         line['step'] for line in reporting.read_metrics(tmp_path) if 'validation/loss' in line
     ] == [1]
+
+
+def test_without_the_accelerators_that_are_asked_for_nothing_starts(monkeypatch):
+    monkeypatch.setenv('JAX_PLATFORMS', 'cuda,cpu')
+    with pytest.raises(UserError, match=r"asks for cuda, and jax finds none .*'vjax\[gpu\]'"):
+        processes.join(None)
+    monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
+    processes.join(None)
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one(start, start_processes, digits, tmp_path):
+    assert ended(start(1, tmp_path, digits, num_steps=2))[0] == [0]
+    found = {}
+    for count in (1, 2):
+        file = tmp_path / f'{count}.json'
+
+        def arguments(address, i, count=count, file=file):
+            own = [f'--workdir={tmp_path}', '--views=2x3', '--batch_size=4', f'--out={file}']
+            several = [f'--distributed={address},{i},{count}'] if count > 1 else []
+            return ['-m', 'vjax.evaluate', *own, *several]
+
+        codes, said = ended(start_processes(count, arguments, stderr=subprocess.PIPE))
+        assert codes == [0] * count, said
+        found[count] = json.loads(file.read_text())
+    assert found[1]['num_videos'] == 12
+    numbers = {name: value for name, value in found[1].items() if isinstance(value, float)}
+    assert {name: found[2][name] for name in numbers} == pytest.approx(numbers, abs=1e-6)
 
 
 JOINS = """

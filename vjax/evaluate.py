@@ -123,7 +123,9 @@ def evaluation_of(
         UserError: there is no such run, checkpoint or split, or the classes differ.
     """
     temporal, spatial = configs.parse_views(views)
-    run = runs.load_run(workdir, checkpoint, overrides=overrides)
+    # Not the run's mesh: evaluation may run on fewer devices than training did.
+    mesh = sharding.make_mesh({'data': -1})
+    run = runs.load_run(workdir, checkpoint, sharding.replicated(mesh), overrides)
     runs.check_trained(run, workdir)
     config = run.config
     dataset = records.open_dataset(dataset_path or config.dataset.path)
@@ -153,8 +155,6 @@ def evaluation_of(
         )
     if order:
         config.clip.order = order
-    # Not the run's mesh: evaluation may run on fewer devices than training did.
-    mesh = sharding.make_mesh({'data': -1})
     batch_size = batch_size or config.eval.batch_size
     classification = configs.classification(config, run.classes, run.multi_label)
     sharding.check_batch(mesh, batch_size, 1, '--batch_size')
@@ -171,7 +171,7 @@ def evaluation_of(
             jax.jit(
                 make_eval_step(run.model, classification), out_shardings=sharding.replicated(mesh)
             ),
-            jax.device_put(run.params, sharding.replicated(mesh)),
+            run.params,
             batches,
             mesh,
         )

@@ -35,7 +35,8 @@ def add_argument(parser) -> None:
         metavar='HOST:PORT,INDEX,COUNT',
         help='run as one of several processes: alone on Cloud TPU, SLURM, GKE and Open MPI, which say '
         'where the others are; elsewhere with the address of the first process, the number of this one '
-        'and how many there are',
+        'and how many there are, and one process for each machine: several of them on one take the same '
+        'GPUs unless JAX_LOCAL_DEVICE_IDS or CUDA_VISIBLE_DEVICES says which are whose',
     )
 
 
@@ -46,10 +47,12 @@ def join(where: str | None) -> None:
         where: the value of `--distributed`; None for a process alone.
 
     Raises:
-        UserError: the value cannot be read, or no cluster is recognised.
+        UserError: the value cannot be read, no cluster is recognised, or there is not what
+            JAX_PLATFORMS asks for.
         SystemExit: the others do not come, or the devices are not to be had; the code is 1.
     """
     if where is None:
+        _check_accelerators()
         return
     how = {}
     if where != 'auto':
@@ -93,9 +96,31 @@ def join(where: str | None) -> None:
             if any(each in str(error) for each in GONE)
             else f'error: this process cannot use its devices, or not join the run ({first}).'
         ) from error
+    _check_accelerators()
     if jax.process_index() > 0:
         # The first one speaks for all.
         logging.getLogger('vjax').setLevel(logging.WARNING)
+
+
+def _check_accelerators() -> None:
+    """Refuses to go on without the accelerators that JAX_PLATFORMS asks for first, as launchers have it.
+
+    jax itself goes on with the processor where it sees none.
+    """
+    wanted = os.environ.get('JAX_PLATFORMS', '')
+    first = wanted.partition(',')[0]
+    if first in ('', 'cpu'):
+        return
+    try:
+        found, why = jax.default_backend(), ''
+    except RuntimeError as error:
+        found, why = 'cpu', f' ({str(error).splitlines()[0]})'
+    if found == 'cpu':
+        extra = 'tpu' if first == 'tpu' else 'gpu'
+        raise UserError(
+            f'JAX_PLATFORMS={wanted} asks for {first}, and jax finds none here{why}; see that the driver '
+            f"does, pip install 'vjax[{extra}]', or set JAX_PLATFORMS=cpu."
+        )
 
 
 @contextlib.contextmanager
