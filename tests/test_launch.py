@@ -153,6 +153,7 @@ def test_gke_manifest(capsys):
         'cloud.google.com/gke-spot': 'true',
     }
     (container,) = pod['containers']
+    assert container['env'] == [{'name': 'JAX_PLATFORMS', 'value': 'tpu,cpu'}]
     quoted = AWKWARD.replace('$', '$$')
     assert container['command'][-2:] == [f'--workdir={quoted}', '--distributed']
     assert container['resources'] == {'limits': {'google.com/tpu': 4}}
@@ -198,16 +199,19 @@ def test_slurm_script(capsys):
         *('python', '-m', 'vjax.train', f'--config={CONFIG}', f'--workdir={AWKWARD}'),
         *('--distributed', '&'),
     ]
+    assert 'export JAX_PLATFORMS=cuda,cpu\n' in script
     assert 'JAX_LOCAL_DEVICE_IDS' not in script
     by_node = dry_run(slurm, capsys, '--process_per=node', '--gpus_per_node=4')
     assert '#SBATCH --ntasks-per-node=1\n#SBATCH --gpus-per-node=4\n' in by_node
     assert 'export JAX_LOCAL_DEVICE_IDS=0,1,2,3\n' in by_node
 
 
-def test_gpu_command(capsys):
+def test_gpu_command(capsys, monkeypatch):
+    monkeypatch.delenv('JAX_PLATFORMS', raising=False)
     text = dry_run(gpu, capsys, '--gpus=0,1', '--config.batch_size', '8')
     assert shlex.split(text) == [
-        *('CUDA_VISIBLE_DEVICES=0,1', 'python', '-m', 'vjax.train'),
+        *('JAX_PLATFORMS=cuda,cpu', 'CUDA_VISIBLE_DEVICES=0,1'),
+        *('python', '-m', 'vjax.train'),
         *(f'--config={CONFIG}', '--config.batch_size=8', f'--workdir={AWKWARD}'),
     ]
 

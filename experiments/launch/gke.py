@@ -76,6 +76,7 @@ def manifest(args: argparse.Namespace, command: list[str]) -> dict[str, Any]:
                 'image': args.image,
                 # Kubernetes reads $(NAME) itself, and $$ as $.
                 'command': [word.replace('$', '$$') for word in command],
+                'env': [{'name': 'JAX_PLATFORMS', 'value': job.TPUS}],
                 'ports': [{'containerPort': port} for port in PORTS],
                 'resources': {'limits': {'google.com/tpu': per_node}},
                 'volumeMounts': [{'name': 'shared', 'mountPath': args.mount}],

@@ -25,7 +25,9 @@ def main(argv: list[str]) -> int:
     args, command = job.parse(parser, argv)
     if args.gpus is not None and not all(map(str.isdecimal, args.gpus.split(','))):
         raise UserError(f"--gpus='{args.gpus}': give numbers of GPUs, as in 0,1.")
-    chosen = {} if args.gpus is None else {'CUDA_VISIBLE_DEVICES': args.gpus}
+    chosen = {'JAX_PLATFORMS': os.environ.get('JAX_PLATFORMS', job.GPUS)}
+    if args.gpus is not None:
+        chosen['CUDA_VISIBLE_DEVICES'] = args.gpus
     if args.dry_run:
         print(shlex.join([*(f'{key}={value}' for key, value in chosen.items()), *command]))
         return 0

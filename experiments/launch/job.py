@@ -22,6 +22,8 @@ from vjax.errors import UserError
 NAME = re.compile(r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?')
 BUCKET = re.compile(r'gs://([a-z0-9][a-z0-9._-]{1,61}[a-z0-9])/?')
 EXPORT = re.compile(r'([A-Za-z0-9][A-Za-z0-9.-]*):(/(?:[^/,\s][^,\s]*)?)')
+# What jax is to find, as JAX_PLATFORMS: else a machine without would go on with its processor.
+GPUS, TPUS = 'cuda,cpu', 'tpu,cpu'
 # Gone with the machine, or with its next start.
 LOCAL = ('/tmp', '/var/tmp', '/dev/shm', '/run')
 

@@ -74,11 +74,12 @@ def script(args: argparse.Namespace, command: list[str]) -> str:
             raise UserError(
                 f"--sbatch_flag='{flag}': give one long flag without spaces, as in --partition=gpu."
             )
-    processes, devices = args.gpus_per_node, ''
+    processes, devices = args.gpus_per_node, f'export JAX_PLATFORMS={job.GPUS}\n'
     if args.process_per == 'node':
         # jax gives a process of SLURM one device unless it is told which.
         numbers = ','.join(map(str, range(args.gpus_per_node)))
-        processes, devices = 1, f'export JAX_LOCAL_DEVICE_IDS={numbers}\n'
+        processes = 1
+        devices += f'export JAX_LOCAL_DEVICE_IDS={numbers}\n'
     flags = [
         f'--job-name={args.name}',
         f'--nodes={args.nodes}',

@@ -128,6 +128,7 @@ def remote_script(args: argparse.Namespace, storage: job.Storage, command: list[
     container = [
         *('docker', 'run', '--rm', '--init', f'--name={args.name}', '--net=host', '--privileged'),
         f'--stop-timeout={GRACE_SECONDS}',
+        f'--env=JAX_PLATFORMS={job.TPUS}',
         f'--volume={args.mount}:{args.mount}',
         args.image,
         *command,
