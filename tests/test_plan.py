@@ -165,6 +165,21 @@ ENTRY %main (a: f32[8], b: s32[]) -> (s32[], f32[8]) {
 """
 
 
+def test_products_that_a_gpu_leaves_to_its_library_count():
+    program = hlo.Program(
+        'ENTRY %main (a: f32[64,32], b: f32[16,32]) -> f32[64,16] {\n'
+        '  %a = f32[64,32]{1,0} parameter(0)\n'
+        '  %b = f32[16,32]{1,0} parameter(1)\n'
+        '  %c = (f32[64,16]{1,0}, s8[4096]{0}) custom-call(%a, %b), '
+        'custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":{'
+        '"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],'
+        '"rhs_contracting_dimensions":["1"]}}}\n'
+        '  ROOT %d = f32[64,16]{1,0} get-tuple-element(%c), index=0\n'
+        '}\n'
+    )
+    assert hlo.flops(program) == 2 * 64 * 16 * 32
+
+
 def test_cycles_are_those_of_the_schedule_and_not_of_what_is_fused():
     program = hlo.Program(SCHEDULE)
     assert hlo.cycles(program) == 100 + 6 * 10

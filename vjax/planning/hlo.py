@@ -31,6 +31,7 @@ _COMPUTATION = re.compile(rf'(ENTRY )?{_NAME} (\(.*\) -> .*)?\{{$')
 _CALLED = re.compile(rf'\b({"|".join(_SCHEDULED)}|calls|to_apply)=(\{{[^{{}}]*\}}|{_NAME})')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _NO_ESTIMATE = 2**60  # Where the compiler cannot tell, it writes the largest integer.
+_CUBLAS = re.compile(r'custom_call_target="__cublas\$')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
@@ -284,6 +285,8 @@ def flops(program: Program) -> int:
             total += 2 * run.times * _dot(run.instruction, program.operand_shapes(run))
         elif run.instruction.opcode == 'convolution':
             total += 2 * run.times * _convolution(run.instruction, program.operand_shapes(run))
+        elif _CUBLAS.search(run.instruction.attributes):
+            total += 2 * run.times * _cublas(run.instruction, program.operand_shapes(run))
     return total
 
 
@@ -291,6 +294,13 @@ def _dot(dot: Instruction, operands: Sequence[Shape]) -> int:
     contracted = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', dot.attributes)
     axes = [int(axis) for axis in contracted[1].split(',') if axis] if contracted else []
     return dot.shapes[0].size * math.prod(operands[0].dims[axis] for axis in axes)
+
+
+def _cublas(call: Instruction, operands: Sequence[Shape]) -> int:
+    """Multiply-adds of what a program for NVIDIA's GPUs leaves to their library."""
+    contracted = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', call.attributes)
+    axes = map(int, re.findall(r'\d+', contracted[1]))
+    return call.shapes[0].size * math.prod(operands[0].dims[axis] for axis in axes)
 
 
 def _convolution(convolution: Instruction, operands: Sequence[Shape]) -> int:
