@@ -9,6 +9,8 @@ import sys
 import tempfile
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+# Tolerances are those of float32 on a CPU, and GPUs are too few to share.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Sharding tests want eight devices; they must be asked for before jax starts.
 os.environ['XLA_FLAGS'] = ' '.join(
     [

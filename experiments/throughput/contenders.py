@@ -45,7 +45,8 @@ class Jax:
     """A Flax module, with its parameters, jitted whole."""
 
     def __init__(self, model: Any, params: Any, inputs: tuple[np.ndarray, np.ndarray]):
-        self._mesh = sharding.make_mesh({'data': -1})  # As vjax.train has; models look at it.
+        # Models look at it. One device, as PyTorch has.
+        self._mesh = sharding.make_mesh({'data': 1}, jax.local_devices()[:1])
         self._batch = tuple(map(jax.numpy.asarray, inputs))
         self._forward = jax.jit(lambda params, pixels: model.apply({'params': params}, pixels))
         tx, step = training_step(model)
