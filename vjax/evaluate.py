@@ -153,6 +153,7 @@ def evaluation_of(
             f"the data set '{dataset.path}' has no split '{split}', only "
             f'{", ".join(sorted(dataset.splits))}; say which with --split.'
         )
+    pipeline.warn_of_small_frames(dataset, config.clip.short_side)
     if order:
         config.clip.order = order
     batch_size = batch_size or config.eval.batch_size

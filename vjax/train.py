@@ -69,6 +69,7 @@ def train(
             config.num_epochs,
         )
     config = configs.resolve(config, dataset)
+    pipeline.warn_of_small_frames(dataset, config.clip.short_side)
     mesh = sharding.make_mesh(config.sharding.mesh.to_dict())
     sharding.check_batch(mesh, config.eval.batch_size, 1, 'config.eval.batch_size')
     about = {

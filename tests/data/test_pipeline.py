@@ -120,6 +120,15 @@ def dataset(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp('videos'), some_videos(13))
 
 
+def test_frames_that_are_smaller_than_clips_want_them_are_said(dataset, caplog):
+    for short_side in (15, 16):
+        pipeline.warn_of_small_frames(dataset, short_side)
+    assert not caplog.records
+    pipeline.warn_of_small_frames(dataset, 17)
+    assert 'a short side of 16 at most' in caplog.text
+    assert 'vjax.prepare --short_side=17' in caplog.text
+
+
 def train(dataset, *, clip=CLIP, augment=JITTER, batch_size=4, seed=0, num_steps=4, **kwargs):
     return list(
         pipeline.train_batches(

@@ -368,6 +368,22 @@ class _Stream:
     kept: tuple[str, ...]
 
 
+def warn_of_small_frames(dataset: records.Dataset, short_side: int) -> None:
+    """Says in the log that the frames of a data set are enlarged for clips, where they are.
+
+    Args:
+        dataset: prepared.
+        short_side: `config.clip.short_side`.
+    """
+    stored = dataset.settings.get('short_side')
+    if stored is not None and stored < short_side:
+        log.warning(
+            "the frames of '%s' have a short side of %d at most and are enlarged to "
+            'config.clip.short_side=%d: vjax.prepare --short_side=%d keeps what the videos have',
+            *(dataset.path, stored, short_side, short_side),
+        )
+
+
 def _stream(
     store: stores.Store,
     kind: _Stream,
