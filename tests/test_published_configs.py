@@ -14,6 +14,7 @@ from vjax.models import costs, token_learner
 from vjax.training import runs
 from vjax.weights import scenic
 
+CONFIGS = Path(__file__).parents[1] / 'configs'
 SCENIC = Path(__file__).parents[1] / '../shared/scenic'
 pytestmark = pytest.mark.skipif(
     not SCENIC.exists(), reason='the published configs are not beside this checkout'
@@ -140,6 +141,10 @@ IMAGENET = {
     'clip.short_side': 256,  # Scenic's defaults: the middle of it for evaluations, 32 pixels less.
     'clip.size': 224,
     'augment.scale_jitter': (1.0, 1.0),
+    # Inception's crops, of TensorFlow's sample_distorted_bounding_box.
+    'augment.random_crop': False,
+    'augment.area': (0.08, 1.0),
+    'augment.aspect': (3 / 4, 4 / 3),
     'augment.rand_augment': 0,
     'augment.color_jitter': 0.0,
     'augment.color_drop': 0.0,
@@ -269,6 +274,13 @@ def test_a_config_has_the_model_that_scenic_builds(name):
     assert clip[-len(tree['input_shape']) + 1 :] == tuple(tree['input_shape'][1:])
     params = jax.eval_shape(lambda: runs.init_params(model, config))
     assert costs.count_params(params) == tree['num_params']
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_a_config_says_where_training_is_unlike_scenics(name):
+    file = CONFIGS / PUBLISHED[name][0].partition(':')[0]
+    assert 'configs/README.md says in what' in ' '.join(file.read_text().split())
+    assert "## Unlike Scenic's training" in (CONFIGS / 'README.md').read_text()
 
 
 def test_every_published_config_is_here():

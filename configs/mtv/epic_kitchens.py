@@ -10,6 +10,7 @@ Arguments:
 open, and its reader knows one label only. It switches colour jitter on, too, but in Scenic RandAugment,
 there without the operations that move pixels, takes its place. It starts from an MTV trained on Kinetics
 (init_from), whose tables of positions, made for 32 frames, are resized; it is evaluated with 4x1 views.
+configs/README.md says in what training is unlike Scenic's.
 """
 
 from ml_collections import ConfigDict

@@ -9,6 +9,7 @@ Cross-view attention has the width of its queries, as in the published checkpoin
 counts as GFLOPs seems to be --config.model.cross_view_width=key. The published file leaves the size of the
 data set at 0, so that its schedule has no length. The paper starts every view from an image ViT
 trained on ImageNet-21k, and evaluates 4x3 views.
+configs/README.md says in what training is unlike Scenic's.
 """
 
 from ml_collections import ConfigDict

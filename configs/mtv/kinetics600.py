@@ -7,6 +7,7 @@ Arguments:
 
 The learning rate is 0.2 for MTV-B and 0.1 for MTV-L. The published files leave the size of the data
 set at 0, and that of MTV-L the number of classes open; see also configs/mtv/kinetics400.py.
+configs/README.md says in what training is unlike Scenic's.
 """
 
 from ml_collections import ConfigDict

@@ -7,6 +7,7 @@ Arguments:
 
 The published file leaves the number of classes (339) open. It starts from an MTV trained on Kinetics
 (init_from), and is evaluated with 1x3 views.
+configs/README.md says in what training is unlike Scenic's.
 """
 
 from ml_collections import ConfigDict

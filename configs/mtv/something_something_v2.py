@@ -10,6 +10,7 @@ colour jitter on, too, but in Scenic RandAugment, there without the operations t
 its place. It flips left and right, although classes are named after them: set augment.flip_labels=keep,
 or mirror, or augment.flip=0. It starts from an MTV trained on Kinetics (init_from), whose tables of
 positions, made for 32 frames, are resized; it is evaluated with 4x3 views.
+configs/README.md says in what training is unlike Scenic's.
 """
 
 from ml_collections import ConfigDict

@@ -11,9 +11,9 @@ Arguments:
 An image is a video of one frame, for vjax.prepare as well. Each class is a question of its own: a
 sigmoid loss, with a head whose bias starts at -10. AdamW in place of the published Adam, whose weight
 decay of 0.3 is decoupled, too. The published config asks for stochastic depth of 0.1, which Scenic's
-model never receives: it is off here. Scenic's reader crops parts of random size and aspect ratio and
-normalises by the mean and deviation of ImageNet's colours; here a crop of 224 pixels is taken at random
-from the image with short side 256, with values in [-1, 1] as everywhere.
+model never receives: it is off here. Scenic's reader resizes bicubically and normalises by the mean and
+deviation of ImageNet's colours; here values are in [-1, 1] as everywhere. configs/README.md says in what
+else training is unlike Scenic's.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +32,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         'imagenet', epochs=90, learning_rate=5e-3, batch_size=4096, warmup_epochs=10_000 / 312.8
     )
     config.clip.update(num_frames=1, stride=1)
-    config.augment.scale_jitter = (1.0, 1.0)
+    config.augment.update(scale_jitter=(1.0, 1.0), random_crop=False, area=(0.08, 1.0))
     config.loss.name = 'sigmoid'
     config.optimizer.update(
         name='adamw', decay='linear', end_learning_rate=1e-5, weight_decay=(('.*', 0.3),)

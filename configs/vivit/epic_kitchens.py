@@ -7,8 +7,9 @@ Arguments:
 Two heads: prepare the data set with the columns path,noun,verb (300 and 97 classes); top-1 is then
 the action's. The published file is a SyntaxError, leaves the number of classes open, and its reader
 knows one label only; here it runs. It starts from a ViViT trained on Kinetics (init_from), with
-model.temporal_depth=4 there, too; the published file overwrites its path with nothing. RandAugment is
-Scenic's, without the operations that move pixels. The published results are of 4x1 views.
+model.temporal_depth=4 there, too; the published file overwrites its path with nothing. RandAugment has
+the operations that move no pixels, as there. The published results are of 4x1 views.
+configs/README.md says in what training is unlike Scenic's.
 """
 
 from ml_collections import ConfigDict

@@ -11,6 +11,7 @@ encoder at size B, 0.1 otherwise. L/16x2 with the factorised encoder has 24 temp
 paper's text says 4, but its 995.3 GFLOPs and the published config are those of 24. The paper starts
 from an image ViT trained on ImageNet-21k; from scratch, expect less. The paper evaluates 4x3 views.
 Models 3 and 4 have no published config: theirs is the recipe of the others.
+configs/README.md says in what training is unlike Scenic's.
 """
 
 from ml_collections import ConfigDict

@@ -8,6 +8,7 @@ Arguments:
 The learning rate is the published config's, 0.05, where the paper's table has 0.1; the temporal
 encoder has 24 layers, as there. The paper starts from an image ViT trained on ImageNet-21k, and
 evaluates 4x3 views.
+configs/README.md says in what training is unlike Scenic's.
 """
 
 from ml_collections import ConfigDict

@@ -8,9 +8,10 @@ The published config: crops of 256 pixels from short side 288, learning rate 0.4
 has 0.5), 4 temporal layers. It flips left and right, although classes are named after them, and so
 does this one: set augment.flip_labels=keep, or mirror, or augment.flip=0. It starts from a ViViT trained on
 Kinetics (init_from), with model.temporal_depth=4 there, too, whose position embeddings for 14x14 patches
-are resized; the published file overwrites its path with nothing. RandAugment is Scenic's, without the
-operations that move pixels; at magnitude 20 its posterize changes nothing and its solarize inverts. The
+are resized; the published file overwrites its path with nothing. RandAugment has the operations
+that move no pixels, as there; at magnitude 20 its posterize changes nothing and its solarize inverts. The
 paper evaluates 4x3 views.
+configs/README.md says in what training is unlike Scenic's.
 """
 
 from ml_collections import ConfigDict
