@@ -26,12 +26,13 @@ from vjax.data import pipeline, records
 from vjax.data.sections import Augment
 from vjax.errors import UserError
 from vjax.evaluate import evaluate_run
-from vjax.train import train
+from vjax.train import claim, train
 from vjax.training import assembly, feeding, optimizer, runs, sharding
 from vjax.training.checkpoints import Checkpoints
 from vjax.training.losses import Classification
 from vjax.training.speed import METRICS
 from vjax.training.step import abstract_state, init_state, make_train_step
+from vjax.weights import surgery
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / 'configs').rglob('*.py'))
@@ -528,6 +529,53 @@ def test_a_missing_data_set_is_named(tmp_path):
 def test_a_workdir_of_another_config_is_refused(straight, digits):
     with pytest.raises(UserError, match=r'optimizer.learning_rate: 0.002 -> 0.1.*init_from'):
         train(six_steps(digits, 'optimizer.learning_rate=0.1'), straight)
+
+
+def test_two_trainings_do_not_write_to_one_workdir(digits, tmp_path):
+    with (
+        claim(tmp_path / 'run'),
+        pytest.raises(UserError, match=r'another vjax\.train is writing to'),
+    ):
+        train(six_steps(digits), tmp_path / 'run')
+    assert [path.name for path in (tmp_path / 'run').iterdir()] == ['.lock']
+    with claim(tmp_path / 'run'):
+        pass
+
+
+def test_a_workdir_below_a_link_that_leads_nowhere_is_named(tmp_path):
+    (tmp_path / 'data').symlink_to(tmp_path / 'not mounted')
+    with (
+        pytest.raises(UserError, match=r"the link '.*data' leads to '.*not mounted', which is not"),
+        claim(tmp_path / 'data' / 'run'),
+    ):
+        pass
+
+
+def test_weights_that_a_resumed_run_has_no_use_for_are_said(straight, digits, caplog):
+    train(six_steps(digits, 'init_from=elsewhere'), straight)
+    assert 'config.init_from=elsewhere is not used' in caplog.text
+
+
+def test_a_run_knows_the_grid_that_its_positions_were_trained_on(straight):
+    """As many tokens of another clip are not the same places."""
+    trained = runs.load_run(straight)
+    time, height, width = trained.model.token_grid(configs.clip_shape(trained.config))
+    assert trained.model.position_grid == ()
+    longer = {'num_frames': trained.config.clip.num_frames * 4}
+    longer['size'] = longer['short_side'] = trained.config.clip.size // 2
+    overrides = [f'--config.clip.{key}={value}' for key, value in longer.items()]
+    run = runs.load_run(straight, overrides=overrides)
+    assert run.model.position_grid == (time, height, width)
+    other = run.model.token_grid(configs.clip_shape(run.config))
+    assert other == (4 * time, height // 2, width // 2)
+    (source,) = runs.read_sources(str(straight), run.model, configs.clip_shape(run.config))
+    assert source.model.position_grid == (time, height, width)
+    table = source.params['spatial_encoder/position_embedding/table']
+    how = weights.Adapt(**run.config.adapt)
+    shape = configs.clip_shape(run.config)
+    path = 'spatial_encoder/position_embedding/table'
+    take = surgery.resize_table(source.model, trained.model, path, table, shape, how)
+    assert take.how.startswith(f'{height}x{width} positions resized to {height // 2}x{width // 2}')
 
 
 # --- Evaluation ---

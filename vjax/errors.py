@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -39,6 +40,16 @@ def explanation(error: BaseException) -> str | None:
         case OSError(errno=code) if code in REFUSALS:
             return f'cannot read or write {error.filename}: {error.strerror}.'
     return None
+
+
+def cannot_make(folder: str | os.PathLike, error: OSError) -> str:
+    """Why a folder could not be made; a link that leads nowhere is said."""
+    for each in (Path(folder), *Path(folder).parents):
+        if each.is_symlink() and not each.exists():
+            return f"the link '{each}' leads to '{os.readlink(each)}', which is not there"
+        if each.is_file():
+            return f"'{each}' is not a folder"
+    return f'the folder cannot be made ({error.strerror})'
 
 
 def _full_disk(filename: str | os.PathLike | None) -> str:

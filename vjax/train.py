@@ -5,6 +5,7 @@ Every key of the config can be set, as in --config.optimizer.learning_rate=0.001
 """
 
 import collections
+import contextlib
 import json
 import logging
 import math
@@ -21,7 +22,8 @@ import numpy as np
 from vjax import cli
 from vjax import config as configs
 from vjax.data import pipeline, records
-from vjax.errors import UserError
+from vjax.errors import UserError, cannot_make
+from vjax.locks import locked
 from vjax.models import costs
 from vjax.training import feeding, processes, reporting, runs, sharding
 from vjax.training.assembly import Assembly, assemble
@@ -95,8 +97,9 @@ def train(
     if config.init_from and not runs.has_checkpoints(workdir):
         arrays, report = runs.start_from(config, model, assembly.shapes, dataset.classes)
         log.info('starting from the weights of %s, at step 0\n%s', config.init_from, report)
-    checkpoints = open_workdir(workdir, config, about)
-    with jax.set_mesh(mesh):
+    with claim(workdir), jax.set_mesh(mesh):
+        checkpoints = open_workdir(workdir, config, about)
+
         # --- Resume, or start from weights, or start from scratch: in this order ---
         state = checkpoints.restore_latest(assembly.abstract)
         if state is None:
@@ -260,18 +263,37 @@ def check_workdir(workdir: str | Path) -> None:
         )
 
 
+@contextlib.contextmanager
+def claim(workdir: Path) -> Iterator[None]:
+    """Makes the workdir, and keeps other runs out of it while entered.
+
+    Raises:
+        UserError: it cannot be made, or another run is writing to it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir='{workdir}': {cannot_make(workdir, error)}.") from None
+    if jax.process_index() > 0:  # The first one speaks for all.
+        yield
+        return
+    with open(workdir / '.lock', 'wb') as file:
+        if not locked(file):
+            raise UserError(
+                f"another vjax.train is writing to '{workdir}': wait until it is done, or choose another "
+                '--workdir.'
+            )
+        yield
+
+
 def open_workdir(
     workdir: Path, config: ml_collections.ConfigDict, about: dict[str, Any]
 ) -> Checkpoints:
     """The checkpoints of a new workdir, or of one that holds the same run.
 
     Raises:
-        UserError: the workdir cannot be made, or holds another run.
+        UserError: the workdir holds another run.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make --workdir='{workdir}': {error.strerror}.") from None
     checkpoints = Checkpoints(
         workdir,
         keep_last=config.checkpoint.keep_last,
@@ -289,6 +311,12 @@ def open_workdir(
         changed += [
             key for key in ('classes', 'multi_label', 'fingerprint') if saved[key] != about[key]
         ]
+        if config.init_from not in ('', saved['config']['init_from']):
+            log.warning(
+                "'%s' goes on from its own checkpoint, and config.init_from=%s is not used: to start from "
+                'these weights, choose another --workdir',
+                *(workdir, config.init_from),
+            )
         if changed:
             raise UserError(
                 f"'{workdir}' holds a run of another config ({'; '.join(changed)}); choose another "

@@ -20,6 +20,7 @@ from vjax.training import reporting
 from vjax.training.checkpoints import Checkpoints, DamagedCheckpoint
 from vjax.training.rules import path_name
 from vjax.value_types import as_tuples
+from vjax.weights import positions
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +145,8 @@ def load_run(
                 f"{' '.join(overrides)} changes the shapes of parameters, which '{workdir}' has already "
                 'trained.'
             )
+        if configs.clip_shape(config) != configs.clip_shape(trained):
+            model = _with_grid(model, trained)
     checkpoints = Checkpoints(workdir)
     try:
         steps = _candidates(checkpoints, workdir, which)
@@ -254,7 +257,16 @@ def read_sources(name: str, model: Any, input_shape: tuple[int, ...]) -> Sequenc
     params = weights.flatten(jax.device_get(run.params))
     params = {path: leaf for path, leaf in params.items() if path not in untrained}
     classes = run.classes if named else None
-    return (weights.Source(name, run.model, params, classes, untrained=untrained),)
+    model = _with_grid(run.model, run.config)
+    return (weights.Source(name, model, params, classes, untrained=untrained),)
+
+
+def _with_grid(model: Any, trained: ml_collections.ConfigDict) -> Any:
+    """The model, told which grid its table of positions was trained on: else the number has to tell."""
+    tables = getattr(model, 'positions', '') in ('learned', 'factorised')
+    if not tables or model.position_grid:
+        return model
+    return model.clone(position_grid=positions.whole_grid(model, configs.clip_shape(trained)))
 
 
 def start_from(

@@ -67,14 +67,23 @@ def of_model(model: Any, path: str, input_shape: tuple[int, ...]) -> Table:
         _, *extents = model.tubelets[view]
         space = tuple(size // by for size, by in zip(input_shape[1:3], extents, strict=True))
         return Table(space, slots)
-    grid = tuple(model.position_grid)
-    if not grid and hasattr(model, 'patch'):
-        *_, height, width, _ = input_shape
-        grid = (height // model.patch[0], width // model.patch[1])
-    grid = grid or model.token_grid(input_shape)
+    grid = tuple(model.position_grid) or whole_grid(model, input_shape)
     if module == 'spatial_encoder':
         return Table(grid[1:], slots)
     return Table(grid[:1] if module == 'temporal_encoder' else grid, slots)
+
+
+def whole_grid(model: Any, input_shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """What the field `position_grid` is of a model that is made for such inputs, where it is not set."""
+    if hasattr(model, 'tubelets'):
+        return tuple(
+            tuple(size // by for size, by in zip(input_shape[:3], tubelet, strict=True))
+            for tubelet in model.tubelets
+        )
+    if hasattr(model, 'patch'):
+        *_, height, width, _ = input_shape
+        return height // model.patch[0], width // model.patch[1]
+    return tuple(model.token_grid(input_shape))
 
 
 def times(model: Any, input_shape: tuple[int, ...]) -> list[int]:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from vjax.data.preparation import storage
-from vjax.errors import UserError
+from vjax.errors import UserError, cannot_make
+from vjax.locks import locked
 
 _NAME = '.lock'
 
@@ -23,8 +24,8 @@ def exclusive(out: storage.Folder) -> Iterator[None]:
     """Waits until nobody else plans or finishes a split in the folder `out`, which is made."""
     try:
         out.make()
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f'--out={out.path} is not a folder.') from error
+    except OSError as error:
+        raise UserError(f"--out='{out.path}': {cannot_make(out.path, error)}.") from error
     file = None if storage.is_url(out.path) else _wait(os.path.join(out.path, _NAME))
     try:
         yield
@@ -73,23 +74,12 @@ def claim(
         if not found or (int(found[2]) == num_tasks and name != ours):
             continue
         with open(os.path.join(partial.path, name), 'r+b') as file:
-            if not _locked(file):
+            if not locked(file):
                 which = '' if found[2] == '1' else f' (--num_tasks={found[2]} --task={found[1]})'
                 raise UserError(
                     f'another run of vjax.prepare{which} is writing to {partial.path}; wait until it '
                     f'is done.'
                 )
     file = open(os.path.join(partial.path, ours), 'wb')  # noqa: SIM115  The caller closes it.
-    _locked(file)
+    locked(file)
     return file
-
-
-def _locked(file: Any) -> bool:
-    """Locks a file; False where another process has it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # A file system without locks.
-    return True
