@@ -17,7 +17,7 @@ from vjax.models import costs
 from vjax.predict import load_classifier, predict
 from vjax.train import train
 from vjax.training import runs
-from vjax.weights import scenic
+from vjax.weights import huggingface, scenic
 
 CONFIG = 'configs/vivit/moving_digits.py:tiny'
 IMAGE = {'width': 16, 'depth': 2, 'num_heads': 2, 'mlp_dim': 32, 'patch': (8, 8)}
@@ -56,6 +56,7 @@ def test_a_converted_run_is_the_run(trained, digits, tmp_path):
         {},
     )
     assert converted.classes == run.classes
+    assert converted.settings == run.settings
     scores, again = evaluate_run(trained), evaluate_run(tmp_path / 'out')
     assert [again[key] for key in ('top1', 'loss', 'num_videos')] == [
         scores[key] for key in ('top1', 'loss', 'num_videos')
@@ -208,6 +209,38 @@ def test_classes_in_another_order_than_the_source_names_them_are_refused(trained
     given = {'label': tuple(MOTIONS[::-1])}
     with pytest.raises(UserError, match="class 0 is 'up' and 'down'"):
         convert(str(trained), tmp_path / 'out', classes=given)
+
+
+def test_a_classifier_of_several_labels_wants_their_loss(digits, tmp_path):
+    """As Hugging Face's config.json says it, and as it is written."""
+    model = models.build(
+        'vivit',
+        num_classes=6,
+        width=16,
+        depth=2,
+        num_heads=2,
+        mlp_dim=32,
+        tubelet=(2, 8, 8),
+        gelu='tanh',
+    )
+    shape = (4, 32, 32, 3)
+    params = weights.flatten(costs.param_shapes(model, shape))
+    params = {path: np.zeros(leaf.shape, 'f') for path, leaf in params.items()}
+    classes = {'label': tuple(MOTIONS)}
+    huggingface.write(tmp_path / 'theirs', model, params, classes, shape, multi_label=True)
+    ours = config(digits, 'model.attention=spacetime')
+    fields = {name: getattr(model, name) for name in ('width', 'depth', 'num_heads', 'mlp_dim')}
+    ours.model.update(fields | {'tubelet': model.tubelet, 'classifier': 'token'})
+    ours.clip.update(num_frames=4, size=32, short_side=32)
+    name = f'huggingface:{tmp_path / "theirs"}'
+    with pytest.raises(UserError, match=r'answers for each class by itself: .*loss\.name=sigmoid'):
+        convert(name, tmp_path / 'out', config=ours)
+    ours.loss.name = 'sigmoid'
+    convert(name, tmp_path / 'out', config=ours)
+    assert runs.load_run(tmp_path / 'out').multi_label
+    convert(str(tmp_path / 'out'), tmp_path / 'again', to='huggingface')
+    written = json.loads((tmp_path / 'again' / 'config.json').read_text())
+    assert written['problem_type'] == 'multi_label_classification'
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,8 @@ def convert(
     config = (config or run_config(name)).copy_and_resolve_references()
     configs.check(config)
     is_run = not weights.split_name(name)[0]
-    multi_label = is_run and runs.read_about(name)['multi_label']
+    about = runs.read_about(name) if is_run else {}
+    multi_label = about.get('multi_label', False)
     shape = configs.clip_shape(config)
     with Interruption() as interruption:
         fields = config.model.to_dict() | {'num_classes': config.model.num_classes or 1}
@@ -88,7 +89,7 @@ def convert(
             weights.Adapt(**config.adapt),
             fresh=lambda path: runs.fresh_params(model, config, [path])[path],
         )
-        check_classifier(sources, config, report)
+        multi_label |= check_classifier(sources, config, report)
         named = choose_classes(sources, classes, config, report)
         arrays |= runs.fresh_params(model, config, report.left.keys()) if report.left else {}
         params = weights.unflatten({path: arrays[path] for path in shapes})
@@ -99,12 +100,15 @@ def convert(
                     f'{len(report.left)} parameters, such as {min(report.left)}, are left at their '
                     'initialisation: train the model before it is written for others.'
                 )
-            huggingface.write(out, model, params, named, shape, config.clip.short_side)
+            sigmoid = config.loss.name == 'sigmoid'
+            huggingface.write(out, model, params, named, shape, config.clip.short_side, sigmoid)
             return report
         partial = out.with_name(f'.partial-{out.name}')
         try:
             shutil.rmtree(partial, ignore_errors=True)
-            write_workdir(partial, config, params, named, multi_label, name, report)
+            made = {'short_side': config.clip.short_side, 'jpeg_quality': video.JPEG_QUALITY}
+            made = about.get('settings', made)  # Of a run: what its videos were prepared with.
+            write_workdir(partial, config, params, named, multi_label, name, made, report)
             stop_if(interruption)
             partial.rename(out)
         except OSError as error:
@@ -189,17 +193,26 @@ def count_classes(
 
 def check_classifier(
     sources: Sequence[weights.Source], config: ml_collections.ConfigDict, report: weights.Report
-) -> None:
-    """Refuses to take a classifier along to vectors or clips of another kind than it was trained on.
+) -> bool:
+    """Refuses to take a classifier along to vectors, clips or a loss of another kind than its own.
+
+    Returns:
+        Whether there is one that answers for each class by itself, as its file says.
 
     Raises:
         UserError: the tokens are summed up otherwise, or position embeddings had to be resized, and
-            `config.adapt.head` does not insist.
+            `config.adapt.head` does not insist; or the loss is for one class of each video.
     """
     resized = [f'{path} ({how})' for path, how in report.changed.items() if 'position' in path]
     has_head = any(path.startswith('head/') for path in report.loaded)
+    multi_label = has_head and sources[0].multi_label
+    if multi_label and config.loss.name != 'sigmoid':
+        raise UserError(
+            f'{sources[0].name} has a classifier that answers for each class by itself: add '
+            '--config.loss.name=sigmoid, or leave it behind with --config.adapt.head=drop.'
+        )
     if not has_head or config.adapt.head != 'auto':
-        return
+        return multi_label
     theirs, ours = getattr(sources[0].model, 'classifier', ''), config.model.get('classifier', '')
     if theirs and ours and theirs != ours:
         raise UserError(
@@ -213,6 +226,7 @@ def check_classifier(
             'or insist with --config.adapt.head=keep, or leave the classifier behind with '
             '--config.adapt.head=drop.'
         )
+    return multi_label
 
 
 def write_workdir(
@@ -222,6 +236,7 @@ def write_workdir(
     classes: Mapping[str, Sequence[str]] | None,
     multi_label: bool,
     source: str,
+    settings: Mapping[str, Any],
     report: weights.Report,
 ) -> None:
     """A workdir with parameters alone, which `runs.load_run` reads and no training resumes."""
@@ -236,10 +251,7 @@ def write_workdir(
             'classes': records.plain_classes(named),
             'multi_label': multi_label,
             'fingerprint': '',
-            'settings': {
-                'short_side': config.clip.short_side,
-                'jpeg_quality': video.JPEG_QUALITY,
-            },
+            'settings': dict(settings),
             'conversion': {
                 'source': source,
                 'named_classes': bool(classes),

@@ -52,6 +52,23 @@ def test_the_same_model_is_loaded_as_it_is():
     assert not report.unused
 
 
+def test_fields_that_do_nothing_may_differ():
+    fields = {'num_classes': 3, 'width': 16, 'depth': 2, 'num_heads': 2, 'mlp_dim': 32}
+    ours, theirs = (
+        models.build('vivit', **fields, tubelet=(1, 8, 8), temporal_depth=depth) for depth in (2, 4)
+    )
+    clip = (2, 32, 32, 3)
+    flat = weights.flatten(costs.param_shapes(ours, clip))
+    params = {path: np.ones(leaf.shape, 'f') for path, leaf in flat.items()}
+    given = weights.Source('it', theirs, params)
+    _, report = weights.adapt([given], ours, flat, clip, HOW)
+    assert set(report.loaded) == set(params)
+    apart = {'attention': 'factorised_encoder'}
+    ours, theirs = ours.clone(**apart), theirs.clone(**apart)
+    with pytest.raises(UserError, match='temporal_depth=4 there and 2 here'):
+        weights.adapt([weights.Source('it', theirs, params)], ours, flat, clip, HOW)
+
+
 @pytest.mark.parametrize(
     ('theirs', 'ours', 'head', 'taken'),
     [

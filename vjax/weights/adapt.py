@@ -231,9 +231,22 @@ def _differences(source: Any, model: Any) -> list[str]:
     return [
         f'{field.name}={getattr(source, field.name)} there and {getattr(model, field.name)} here'
         for field in dataclasses.fields(model)
-        if field.name not in FREE_FIELDS
+        if field.name not in FREE_FIELDS | _idle_fields(source) & _idle_fields(model)
         and getattr(source, field.name) != getattr(model, field.name)
     ]
+
+
+def _idle_fields(model: Any) -> set[str]:
+    """Fields that do nothing beside the model's others, whatever their values."""
+    names = {field.name for field in dataclasses.fields(model)}
+    idle = set()
+    if 'attention' in names and model.attention != 'factorised_encoder':
+        idle |= {name for name in names if name.startswith('temporal_')}
+    if 'attention' in names and model.attention != 'factorised_self_attention':
+        idle.add('attention_order')
+    if 'embedding' in names and model.embedding != 'uniform_frames':
+        idle.add('num_sampled_frames')
+    return idle
 
 
 def _add_head(

@@ -20,6 +20,7 @@ class Source(NamedTuple):
       unused: What else the file holds, and why it has no place in the model.
       positions: Position embeddings [cells, width] of a grid (height, width), for a model that computes
         them in another way than vjax's: `params` then has no table, and one is made of these.
+      multi_label: Whether the file says that its classifier answers for each class by itself (a sigmoid).
     """
 
     name: str
@@ -29,3 +30,4 @@ class Source(NamedTuple):
     unused: Mapping[str, str] = {}
     untrained: Mapping[str, str] = {}
     positions: Callable[[tuple[int, int]], np.ndarray] | None = None
+    multi_label: bool = False

@@ -22,6 +22,7 @@ from vjax.weights.trees import flatten
 CONFIG = 'config.json'
 TENSORS = 'model.safetensors'
 PROCESSOR = 'preprocessor_config.json'
+SINGLE_LABEL, MULTI_LABEL = 'single_label_classification', 'multi_label_classification'
 
 
 def read(path: Path, model: Any = None) -> Source:
@@ -65,7 +66,9 @@ def read(path: Path, model: Any = None) -> Source:
         for pattern, why in skipped.items()
         if re.fullmatch(rf'(\w+\.)?{pattern}', tensor)
     }
-    return Source(name, theirs, params, {'label': classes} if classes else None, unused)
+    multi_label = has_head and config.get('problem_type') == MULTI_LABEL
+    named = {'label': classes} if classes else None
+    return Source(name, theirs, params, named, unused, multi_label=multi_label)
 
 
 def write(
@@ -75,6 +78,7 @@ def write(
     classes: Mapping[str, Sequence[str]] | None,
     input_shape: tuple[int, ...],
     short_side: int = 0,
+    multi_label: bool = False,
 ) -> None:
     """Writes a folder that `from_pretrained` of transformers' classes loads, or nothing.
 
@@ -87,6 +91,8 @@ def write(
       input_shape: Of one example, (time, height, width, channels) or (height, width, channels).
       short_side: Pixels of frames' short side before the input is cut out of their centre; 0 for the
         longer side of the input.
+      multi_label: Whether the classifier answers for each class by itself, which transformers else takes
+        for one question with one answer.
 
     Raises:
       UserError: the folder exists or cannot be written, or Hugging Face has no counterpart of the
@@ -103,6 +109,7 @@ def write(
         'architectures': [family.classifier],
         'model_type': family.model_type,
         'dtype': 'float32',
+        'problem_type': MULTI_LABEL if multi_label else SINGLE_LABEL,
         **family.module.config(model, names, input_shape),
     }
     flat = flatten(params)
