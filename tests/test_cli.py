@@ -89,6 +89,17 @@ def test_load_config_applies_overrides_in_order(config_file):
     assert cli.load_config(config_file, []).name == ''
 
 
+def test_what_may_be_none_is_set_to_it():
+    path = 'configs/vivit/moving_digits.py'
+    overrides = ['clip.fps=12.5', 'num_steps=None', 'num_epochs=2', 'clip.fps=None', 'num_epochs=3']
+    config = cli.load_config(path, [f'--config.{each}' for each in overrides])
+    assert (config.clip.fps, config.num_steps, config.num_epochs) == (None, None, 3.0)
+    config = cli.load_config(path, ['--config.clip.fps=None', '--config.clip.fps=6'])
+    assert config.clip.fps == 6.0
+    with pytest.raises(UserError, match='batch_size takes a whole number'):
+        cli.load_config(path, ['--config.batch_size=None'])
+
+
 @pytest.mark.parametrize(
     ('override', 'words'),
     [

@@ -198,8 +198,11 @@ def load_config(config_arg: str, overrides: list[str]) -> config_dict.ConfigDict
     config = _load(config_arg, [])
     if not overrides:
         return config
+    overrides, cleared = override.split(overrides)
     override.check(config, overrides)
-    return _load(config_arg, overrides)
+    config = _load(config_arg, overrides)
+    override.clear(config, cleared)
+    return config
 
 
 def _load(config_arg: str, overrides: list[str]) -> config_dict.ConfigDict:

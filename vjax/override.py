@@ -12,6 +12,8 @@ from vjax import recipes
 from vjax.errors import UserError
 
 PREFIX = '--config.'
+# What may be None by itself, hence by an override.
+OPTIONAL = ('num_steps', 'num_epochs', 'clip.fps', 'model.num_classes')
 # What absl reads values of a type with, and what to call them.
 KINDS = {
     bool: (flags.BooleanParser(), 'True or False'),
@@ -28,6 +30,7 @@ def override(config: config_dict.ConfigDict, overrides: Sequence[str]) -> config
     """
     # A run's config comes from JSON, which has forgotten of what type a missing value is.
     config = config_dict.ConfigDict(_with_types(config.to_dict(), recipes.base()))
+    overrides, cleared = split(overrides)
     check(config, overrides)
     argv = ['vjax', *overrides]
     values = flags.FlagValues()
@@ -36,7 +39,28 @@ def override(config: config_dict.ConfigDict, overrides: Sequence[str]) -> config
         values(argv)
     except (flags.Error, UnsupportedOperationError, TypeError, ValueError) as error:
         raise UserError(sentence(str(error).removeprefix('flag '))) from error
+    clear(values.config, cleared)
     return values.config
+
+
+def split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides that set a value, and the keys that the last override of each sets to None.
+
+    Only the `OPTIONAL` ones can be: of others that is a value like any other, for `check` to refuse.
+    """
+    pairs = [(each.partition('=')[0].removeprefix(PREFIX), each) for each in overrides]
+    unset = [pair for pair in pairs if pair[0] in OPTIONAL and pair[1].endswith('=None')]
+    cleared = [key for key, each in dict(pairs).items() if (key, each) in unset]
+    others = [each for key, each in pairs if key not in cleared and (key, each) not in unset]
+    return others, cleared
+
+
+def clear(config: config_dict.ConfigDict, keys: Sequence[str]) -> None:
+    """Sets dotted keys to None."""
+    for key in keys:
+        _check_key(config, key)
+        section, _, name = key.rpartition('.')
+        setattr(config_path.get_value(section, config) if section else config, name, None)
 
 
 def check(config: config_dict.ConfigDict, overrides: Sequence[str]) -> None:
