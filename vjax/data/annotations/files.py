@@ -15,10 +15,10 @@ from vjax.errors import UserError
 VIDEO_EXTENSIONS = frozenset(
     {
         *('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.asf', '.flv'),
-        *('.3gp', '.ogv', '.ts'),
+        *('.3gp', '.ogv', '.ts', '.mts', '.m2ts', '.vob', '.gif'),
     }
 )
-IMAGE_EXTENSIONS = frozenset({'.jpg', '.jpeg', '.png'})
+IMAGE_EXTENSIONS = frozenset({'.jpg', '.jpeg', '.png', '.webp', '.bmp'})
 
 # How annotation files, and people, call a split.
 SPLIT_NAMES = {

@@ -4,12 +4,16 @@ A class is called as its folder. Videos and images (videos of one frame) count, 
 other files and hidden ones do not.
 """
 
+import collections
+import logging
 import os
 
 from vjax.data.annotations import files
 from vjax.data.annotations.items import Annotations, Item
 from vjax.data.annotations.source import Source
 from vjax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _EXTENSIONS = files.VIDEO_EXTENSIONS | files.IMAGE_EXTENSIONS
 
@@ -25,7 +29,7 @@ def read(source: Source) -> Annotations:
     prefix = f'{source.split}/' if root.is_dir() else ''
     if not prefix:
         root = source.videos
-    items = []
+    items, others = [], collections.Counter()
     for folder, folders, names in files.walk(root):
         if not folder and not prefix and (splits := [f for f in folders if files.split_kind(f)]):
             raise UserError(
@@ -33,7 +37,9 @@ def read(source: Source) -> Annotations:
                 f'--split={source.split}.'
             )
         for name in names:
-            if os.path.splitext(name)[1].lower() not in _EXTENSIONS:
+            extension = os.path.splitext(name)[1].lower()
+            if extension not in _EXTENSIONS:
+                others[extension or name] += 1
                 continue
             if not folder:
                 raise UserError(
@@ -44,4 +50,7 @@ def read(source: Source) -> Annotations:
             items.append(Item(path, path, ((folder.split('/')[0],),)))
     if not items:
         raise UserError(f'{os.fspath(root)} has no folders with videos, one for each class.')
+    if others:
+        kinds = ', '.join(f'{count} {kind}' for kind, count in others.most_common(5))
+        log.info('left out, as no videos or images by their names: %s', kinds)
     return Annotations(('label',), tuple(sorted(items, key=lambda item: item.path)), None)
