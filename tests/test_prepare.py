@@ -141,12 +141,14 @@ def test_workers_change_nothing_and_shards_not_the_content(folder, tmp_path):
     assert one.fingerprint == four.fingerprint
 
 
-def test_a_complete_split_is_left_alone(folder, tmp_path):
+def test_a_complete_split_is_left_alone(folder, tmp_path, caplog):
+    caplog.set_level('INFO')
     arguments = (folder, folder / 'train.csv', tmp_path, 'train')
     first = prepare(*arguments, short_side=16, workers=1)
     before = {f: f.stat().st_mtime_ns for f in tmp_path.iterdir()}
     assert prepare(*arguments, short_side=16, workers=2) == first
     assert {f: f.stat().st_mtime_ns for f in tmp_path.iterdir()} == before
+    assert 'train has been prepared before, and nothing is done' in caplog.text
 
 
 def test_splits_share_classes_and_settings(folder, tmp_path):

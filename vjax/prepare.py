@@ -190,6 +190,12 @@ def prepare(
                     f'{name}; give another --split or --out.'
                 )
             partial.remove_all()
+            if prepared.splits[split].num_rejected:
+                log.info(
+                    '%s has been prepared before, and nothing is done: for other limits, or files that '
+                    'came or changed since, give another --out',
+                    split,
+                )
             return prepared
         if missing:
             _report_missing(out, split, annotated, missing, videos, min_coverage)
