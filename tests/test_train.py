@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import jax
@@ -208,7 +207,7 @@ def test_every_report_says_where_the_time_went(straight):
 @pytest.mark.slow
 def test_the_devices_are_never_more_than_a_step_behind(digits, tmp_path, monkeypatch):
     """When a batch is taken, all steps are done but the one that was dispatched last."""
-    reports, behind = [], []
+    reports, behind, train_batches = [], [], pipeline.train_batches
 
     def recording(*args, **kwargs):
         made = assembly.assemble(*args, **kwargs)
@@ -221,12 +220,12 @@ def test_the_devices_are_never_more_than_a_step_behind(digits, tmp_path, monkeyp
         return made._replace(steps=[step])
 
     def batches(*args, **kwargs):
-        for batch in pipeline.train_batches(*args, **kwargs):
+        for batch in train_batches(*args, **kwargs):
             behind.append(sum(not report['loss'].is_ready() for report in reports[:-1]))
             yield batch
 
     monkeypatch.setattr(command, 'assemble', recording)
-    monkeypatch.setattr(command, 'pipeline', types.SimpleNamespace(train_batches=batches))
+    monkeypatch.setattr(pipeline, 'train_batches', batches)
     # Without reports, evaluations and checkpoints, each of which waits for the devices.
     settings = ('num_steps=8', 'log_every=8', 'eval.every=0', 'checkpoint.every=8')
     train(tiny(digits, *settings), tmp_path)
