@@ -72,6 +72,8 @@ def report(
         evidence, missing = _evidence(
             workdir, about, config, asked, dataset_path, batch_size, list(overrides)
         )
+    if missing:
+        log.warning('%s', missing)
     text = page.render(
         Contents(
             workdir=str(workdir),

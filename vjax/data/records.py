@@ -101,7 +101,7 @@ def open_dataset(path: str | os.PathLike) -> Dataset:
         if not os.path.isdir(path):
             raise UserError(
                 f'there is no data set {path!r}: no such folder; make it by vjax.prepare, or say where it '
-                'is by --config.dataset.path=DIR (vjax.evaluate: --dataset=DIR).'
+                'is by --config.dataset.path=DIR (vjax.evaluate, vjax.report: --dataset=DIR).'
             )
         raise UserError(
             f'{path!r} is not a prepared data set: it has no {DESCRIPTION}; if vjax.prepare was '
