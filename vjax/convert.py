@@ -106,9 +106,11 @@ def convert(
         partial = out.with_name(f'.partial-{out.name}')
         try:
             shutil.rmtree(partial, ignore_errors=True)
-            made = {'short_side': config.clip.short_side, 'jpeg_quality': video.JPEG_QUALITY}
-            made = about.get('settings', made)  # Of a run: what its videos were prepared with.
-            write_workdir(partial, config, params, named, multi_label, name, made, report)
+            settings = about.get('settings') or {  # Of a run: what its videos were prepared with.
+                'short_side': config.clip.short_side,
+                'jpeg_quality': video.JPEG_QUALITY,
+            }
+            write_workdir(partial, config, params, named, multi_label, name, settings, report)
             stop_if(interruption)
             partial.rename(out)
         except OSError as error:

@@ -48,11 +48,11 @@ def split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
     Only the `OPTIONAL` ones can be: of others that is a value like any other, for `check` to refuse.
     """
-    pairs = [(each.partition('=')[0].removeprefix(PREFIX), each) for each in overrides]
-    unset = [pair for pair in pairs if pair[0] in OPTIONAL and pair[1].endswith('=None')]
-    cleared = [key for key, each in dict(pairs).items() if (key, each) in unset]
-    others = [each for key, each in pairs if key not in cleared and (key, each) not in unset]
-    return others, cleared
+    nones = {f'{PREFIX}{key}=None' for key in OPTIONAL}
+    last = {each.partition('=')[0]: each for each in overrides}
+    cleared = [name for name, each in last.items() if each in nones]
+    others = [e for e in overrides if e not in nones and e.partition('=')[0] not in cleared]
+    return others, [name.removeprefix(PREFIX) for name in cleared]
 
 
 def clear(config: config_dict.ConfigDict, keys: Sequence[str]) -> None:

@@ -311,16 +311,16 @@ def open_workdir(
         changed += [
             key for key in ('classes', 'multi_label', 'fingerprint') if saved[key] != about[key]
         ]
+        if changed:
+            raise UserError(
+                f"'{workdir}' holds a run of another config ({'; '.join(changed)}); choose another "
+                f'--workdir, or start from its weights with --config.init_from={workdir}.'
+            )
         if config.init_from not in ('', saved['config']['init_from']):
             log.warning(
                 "'%s' goes on from its own checkpoint, and config.init_from=%s is not used: to start from "
                 'these weights, choose another --workdir',
                 *(workdir, config.init_from),
-            )
-        if changed:
-            raise UserError(
-                f"'{workdir}' holds a run of another config ({'; '.join(changed)}); choose another "
-                f'--workdir, or start from its weights with --config.init_from={workdir}.'
             )
     elif jax.process_index() == 0:
         runs.write_about(workdir, about)

@@ -263,8 +263,7 @@ def read_sources(name: str, model: Any, input_shape: tuple[int, ...]) -> Sequenc
 
 def _with_grid(model: Any, trained: ml_collections.ConfigDict) -> Any:
     """The model, told which grid its table of positions was trained on: else the number has to tell."""
-    tables = getattr(model, 'positions', '') in ('learned', 'factorised')
-    if not tables or model.position_grid:
+    if getattr(model, 'positions', '') not in ('learned', 'factorised'):
         return model
     return model.clone(position_grid=positions.whole_grid(model, configs.clip_shape(trained)))
 

@@ -228,11 +228,11 @@ def _same(
 
 def _differences(source: Any, model: Any) -> list[str]:
     """Fields that make them other models."""
+    free = FREE_FIELDS | (_idle_fields(source) & _idle_fields(model))
     return [
         f'{field.name}={getattr(source, field.name)} there and {getattr(model, field.name)} here'
         for field in dataclasses.fields(model)
-        if field.name not in FREE_FIELDS | _idle_fields(source) & _idle_fields(model)
-        and getattr(source, field.name) != getattr(model, field.name)
+        if field.name not in free and getattr(source, field.name) != getattr(model, field.name)
     ]
 
 

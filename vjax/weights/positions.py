@@ -58,23 +58,20 @@ def of_model(model: Any, path: str, input_shape: tuple[int, ...]) -> Table:
     if 'compressed_position_embedding' in path:
         return Table(tuple(model.grid), 0)
     slots = int(model.classifier == 'token')
-    if hasattr(model, 'tubelets'):
-        if module == 'global_encoder':
-            return Table((max(times(model, input_shape)),), slots)
-        view = int(module.removeprefix('view_'))
-        if model.position_grid:
-            return Table(tuple(model.position_grid[view][1:]), slots)
-        _, *extents = model.tubelets[view]
-        space = tuple(size // by for size, by in zip(input_shape[1:3], extents, strict=True))
-        return Table(space, slots)
-    grid = tuple(model.position_grid) or whole_grid(model, input_shape)
+    if module == 'global_encoder':
+        return Table((max(times(model, input_shape)),), slots)
+    grid = whole_grid(model, input_shape)
+    if module.startswith('view_'):
+        return Table(tuple(grid[int(module.removeprefix('view_'))][1:]), slots)
     if module == 'spatial_encoder':
         return Table(grid[1:], slots)
     return Table(grid[:1] if module == 'temporal_encoder' else grid, slots)
 
 
 def whole_grid(model: Any, input_shape: tuple[int, ...]) -> tuple[Any, ...]:
-    """What the field `position_grid` is of a model that is made for such inputs, where it is not set."""
+    """The field `position_grid` of a model, or where it is not set, what it would be for such inputs."""
+    if model.position_grid:
+        return tuple(model.position_grid)
     if hasattr(model, 'tubelets'):
         return tuple(
             tuple(size // by for size, by in zip(input_shape[:3], tubelet, strict=True))
@@ -88,9 +85,7 @@ def whole_grid(model: Any, input_shape: tuple[int, ...]) -> tuple[Any, ...]:
 
 def times(model: Any, input_shape: tuple[int, ...]) -> list[int]:
     """Indices of time in each view of an MTV that its parameters are made for."""
-    if model.position_grid:
-        return [grid[0] for grid in model.position_grid]
-    return [input_shape[0] // time for time, *_ in model.tubelets]
+    return [time for time, *_ in whole_grid(model, input_shape)]
 
 
 def given_grid(grid: tuple[int, ...], path: str) -> tuple[int, ...]:
