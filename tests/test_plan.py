@@ -360,6 +360,34 @@ def test_a_sweep_has_the_config_as_it_is_and_what_the_chips_allow():
     assert sweep.rank([large, slow, fast]) == [fast, slow, large]
 
 
+def test_a_sweep_takes_the_best_plan_of_each_batch_in_microbatches():
+    def result(size, speed, mesh, *overrides, accumulate=1, fits=True):
+        return {
+            'batch_size': size,
+            'clips_per_second': speed,
+            'mesh': mesh,
+            'accumulate': accumulate,
+            'memory': {'fits': fits, 'peak': 1},
+            'overrides': [*overrides],
+        }
+
+    split, whole = {'data': 2, 'fsdp': 4, 'tensor': 2}, {'data': 16}
+    results = [
+        result(16, 2.0, split, 'slow'),
+        result(16, 3.0, whole, 'fast'),
+        result(32, None, split, 'large', fits=False),
+        result(64, 3.0, whole, 'own', accumulate=2),
+    ]
+    found = [tuple(changes) for changes in sweep.in_microbatches(results)]
+    assert found == [
+        ('large', '--config.accumulate=2'),  # `fast` has one example on each device already.
+        ('large', '--config.accumulate=4'),
+        ('own', '--config.accumulate=4'),
+    ]
+    for changes in found:
+        cli.load_config(TINY, ['--config.batch_size=64', *changes[1:]])
+
+
 def test_a_sweep_says_once_why_plans_are_not_possible(monkeypatch, capsys):
     config = f'--config={ROOT / TINY}'
     tried = []
@@ -418,8 +446,7 @@ def test_the_edition_is_of_all_that_the_step_is_made_of():
             elif module.startswith('vjax.training.'):
                 found.add(module.split('.')[2])
     missing = {name for name in found if root / 'training' / f'{name}.py' not in own}
-    # The former gives the shapes of parameters, which are the model's; the latter versions.
-    assert missing == {'runs', 'reporting'}
+    assert missing == {'runs'}  # It gives the shapes of parameters, which are the model's.
 
 
 MESHES = """

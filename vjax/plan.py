@@ -29,7 +29,8 @@ def report(result: Mapping[str, Any]) -> str:
     mesh = ' x '.join(f'{axis} {size}' for axis, size in result['mesh'].items())
     lines = [
         f'{result["topology"]}: {result["num_chips"]} x {result["chip"]}, mesh {mesh}, '
-        f'{result["preset"]}, batch {result["batch_size"]}, remat {result["remat"]}, {result["dtype"]}',
+        f'{result["preset"]}, batch {result["batch_size"]}{_pieces(result)}, remat {result["remat"]}, '
+        f'{result["dtype"]}',
         result['notice'] + ' (cached)' * result['cached'],
         '',
         'memory of a chip, GiB',
@@ -79,6 +80,10 @@ def report(result: Mapping[str, Any]) -> str:
     return '\n'.join(lines)
 
 
+def _pieces(result: Mapping[str, Any]) -> str:
+    return f' in {result["accumulate"]} microbatches' if result['accumulate'] > 1 else ''
+
+
 def main(argv: list[str]) -> None:
     """Parses the command line, plans and prints."""
     parser = cli.parser(__doc__)
@@ -92,7 +97,9 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument('--json', action='store_true', help='print one JSON object')
     parser.add_argument(
-        '--sweep', action='store_true', help='try batches, meshes and remat; the best comes last'
+        '--sweep',
+        action='store_true',
+        help='try batches, meshes, remat and microbatches; the best comes last',
     )
     args, overrides = cli.parse_args(parser, argv)
     for option in ('dataset_size', 'price'):
@@ -131,14 +138,22 @@ def _sweep(
     config: str, overrides: list[str], wanted: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """The plan of each variation with its `overrides`, or the `error` that says why there is none."""
-    own = cli.load_config(config, overrides)
-    devices, _ = topology.find(wanted['where'])
-    for changes in sweep.variations(own, len(devices)):
+
+    def planned(changes):
         try:
             result = plan(cli.load_config(config, overrides + changes), **wanted)
         except UserError as error:
             result = {'error': str(error)}
-        yield result | {'overrides': changes}
+        return result | {'overrides': changes}
+
+    own = cli.load_config(config, overrides)
+    devices, _ = topology.find(wanted['where'])
+    whole = []
+    for changes in sweep.variations(own, len(devices)):
+        whole.append(planned(changes))
+        yield whole[-1]
+    for changes in sweep.in_microbatches([result for result in whole if 'error' not in result]):
+        yield planned(changes)
 
 
 def line(result: Mapping[str, Any]) -> str:
@@ -150,7 +165,7 @@ def line(result: Mapping[str, Any]) -> str:
     clips, mfu = result['clips_per_second'], result['mfu']
     return (
         f'batch {result["batch_size"]:<6} {mesh or "one chip":<20} {result["preset"]:<12} '
-        f'remat {result["remat"]:<5} peak {memory["peak"] / GIB:7.2f} GiB '
+        f'remat {result["remat"]:<5} pieces {result["accumulate"]:<2} peak {memory["peak"] / GIB:7.2f} GiB '
         f'{"does not fit" if memory["fits"] is False else "fits" if memory["fits"] else "":<13}'
         + (f'{clips:10,.1f} clips/s  MFU {mfu:.1%}' if clips else '')
         + ' (cached)' * result['cached']

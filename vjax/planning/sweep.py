@@ -1,14 +1,17 @@
-"""Plans of a config with other batches, meshes and remat policies, the fastest that fits first."""
+"""Plans of a config with other batches, meshes, remat policies and microbatches, the best first."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ml_collections
 
+from vjax.axes import BATCH_AXES
 from vjax.models.scan import REMAT_POLICIES
 
 FACTORS = (0.5, 1, 2)
+PIECES = (2, 4, 8)
 
 
 def variations(config: ml_collections.ConfigDict, num_chips: int) -> Iterator[list[str]]:
@@ -40,6 +43,23 @@ def _meshes(num_chips: int) -> list[list[str]]:
         if num_chips % tensor == 0 and num_chips > tensor
     ]
     return meshes
+
+
+def in_microbatches(results: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+    """Overrides of the best plan of each batch, in two, four and eight times as many microbatches.
+
+    Only those in which every device has an example of each. What a layer of a large batch makes does not
+    fit in a TPU's vector memory, where the next would find it (`experiments/throughput`).
+
+    Args:
+        results: plans of `variations`, with their `overrides`.
+    """
+    for size in sorted({result['batch_size'] for result in results}):
+        best, *_ = rank([result for result in results if result['batch_size'] == size])
+        splits = math.prod(best['mesh'].get(axis, 1) for axis in BATCH_AXES)
+        for pieces in (best['accumulate'] * factor for factor in PIECES):
+            if size % (pieces * splits) == 0:
+                yield [*best['overrides'], f'--config.accumulate={pieces}']
 
 
 def rank(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
