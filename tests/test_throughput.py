@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments.apart import apart
-from experiments.throughput import contenders, limit, plots, run, tables
+from experiments.throughput import contenders, limit, microbatches, plots, run, tables
 from experiments.throughput.work import Work, groups
 from vjax.errors import UserError
 from vjax.models import fields
@@ -165,3 +165,21 @@ def test_estimates_say_what_does_not_fit_and_hold_efficient_models_against_other
         works[name]['contenders'] |= unrolled
     *_, last = tables.planned({'topology': 'v5e:2x2', 'works': works}).splitlines()
     assert last == '| B | A | 2.50 | 1.00 |'
+
+
+def test_a_batch_that_does_not_fit_as_a_whole_may_in_microbatches():
+    def plan(accumulate, fits, seconds):
+        rate = {'step_seconds': seconds, 'clips_per_second': 8 / seconds if fits else None}
+        memory = {'fits': fits, 'peak': 2**34 // accumulate}
+        return {'batch_size': 8, 'accumulate': accumulate, 'memory': memory, 'mfu': 0.3, **rate}
+
+    too_large, whole, halves = plan(1, False, None), plan(1, True, 0.2), plan(2, True, 0.1)
+    assert microbatches.row('B', too_large, too_large) == (
+        '| B | 8 | 1 | does not fit |  |  | 16.00 |  |'
+    )
+    assert (
+        microbatches.row('B', halves, too_large) == '| B | 8 | 2 | 100.0 | 80 | 30.0% | 8.00 |  |'
+    )
+    assert (
+        microbatches.row('B', halves, whole) == '| B | 8 | 2 | 100.0 | 80 | 30.0% | 8.00 | 2.00 |'
+    )

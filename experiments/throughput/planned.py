@@ -1,6 +1,7 @@
 """The same training step as TPU's compiler estimates it; nothing is run."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -25,7 +26,9 @@ def on_all_chips(work: Work, where: str) -> Work:
     return dataclasses.replace(work, batch=(CLIPS if of_videos else work.batch) * len(devices))
 
 
-def estimate(name: str, work: Work, where: str) -> dict[str, Any]:
+def estimate(
+    name: str, work: Work, where: str, options: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Seconds of a step, MFU and peak bytes of a contender on each chip.
 
     Parameters are on every chip, and the batch is split. Time is the compiler's estimated cycles, in
@@ -35,6 +38,7 @@ def estimate(name: str, work: Work, where: str) -> dict[str, Any]:
         name: 'vjax', `UNROLLED` or 'textbook'.
         work: with the batch of all chips.
         where: a topology.
+        options: flags of the compiler, by name.
 
     Returns:
         `step`, `mfu`, `peak_bytes`; or `missing`, the reason why there is none.
@@ -58,7 +62,7 @@ def estimate(name: str, work: Work, where: str) -> dict[str, Any]:
     with jax.set_mesh(mesh):
         try:
             lowered = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments)
-            compiled = lowered.compile()
+            compiled = lowered.compile(compiler_options=dict(options or {}) or None)
         except jax.errors.JaxRuntimeError as error:
             if short_of_memory(str(error)) is None:
                 raise

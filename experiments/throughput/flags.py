@@ -1,0 +1,56 @@
+"""Which of the compiler's flags help? python -m experiments.throughput.flags
+
+The training steps of experiments.throughput as the compiler for TPUs estimates them (extra [plan]; nothing
+is run), with one of its flags and without. Writes table_flags.md beside this file. A run takes a flag from
+LIBTPU_INIT_ARGS=--FLAG=VALUE.
+"""
+
+from pathlib import Path
+
+import jax
+
+from experiments.throughput import contenders, planned
+from experiments.throughput.work import groups
+from vjax import cli
+
+HERE = Path(__file__).parent
+FLAGS = (
+    'xla_msa_use_bundle_aware_cost_model=true',
+    'xla_tpu_scoped_vmem_limit_kib=32768',
+)
+MODELS = ('ViViT-B spatio-temporal', 'ViViT-B FE', 'TokenLearner-B', 'ViT-B', 'LookupViT-B 5x5')
+
+
+def main(argv: list[str]) -> None:
+    """Estimates them all, and writes the table after each model."""
+    parser = cli.parser(__doc__)
+    parser.add_argument('--topology', default='v5e:2x2')
+    args = parser.parse_args(argv)
+    jax.config.update('jax_platforms', 'cpu')
+    lines = [
+        f'`python -m experiments.throughput.flags --topology={args.topology}`: ms of a step as the '
+        'compiler for TPUs estimates it, and how many times faster it is with a flag than without; '
+        'bfloat16; nothing was run.',
+        '',
+        f'| Model | Layers | Without | {" | ".join(f"`{flag}`" for flag in FLAGS)} |',
+        f'| --- | --- | ---: | {" ---: |" * len(FLAGS)}',
+    ]
+    works = {work.name: work for group in groups('full', 'bfloat16') for work in group}
+    for model in MODELS:
+        work = planned.on_all_chips(works[model], args.topology)
+        for contender, layers in (('vjax', 'a loop'), (contenders.UNROLLED, 'unrolled')):
+            without, *others = (
+                planned.estimate(contender, work, args.topology, options)
+                for options in ({}, *(dict([flag.split('=')]) for flag in FLAGS))
+            )
+            cells = [f'{1e3 * without["step"]:.1f}']
+            cells += [
+                f'{1e3 * one["step"]:.1f} ({without["step"] / one["step"]:.2f})' for one in others
+            ]
+            lines.append(f'| {model} | {layers} | {" | ".join(cells)} |')
+            print(lines[-1], flush=True)
+            (HERE / 'table_flags.md').write_text('\n'.join(lines) + '\n')
+
+
+if __name__ == '__main__':
+    cli.run(main)
