@@ -201,6 +201,15 @@ def test_run_says_what_may_not_be_written(capsys):
     assert capsys.readouterr().err == 'error: cannot read or write secret: Permission denied.\n'
 
 
+def test_run_prints_any_name_of_a_file():
+    code = "from vjax import cli; cli.run(lambda argv: print('caf\\udce9.mp4'))"
+    environment = os.environ | {'PYTHONIOENCODING': 'utf-8:strict'}
+    run = subprocess.run(
+        [sys.executable, '-c', code], env=environment, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stdout) == (0, 'caf\\udce9.mp4\n')
+
+
 def test_two_options_do_not_write_one_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cli.check_files(out='a.csv', predictions=tmp_path / 'b.csv', confusion='', outputs=None)

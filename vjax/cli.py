@@ -19,6 +19,7 @@ keeps its traceback and exits with 1. Importing this module imports neither Tens
 
 import argparse
 import difflib
+import io
 import logging
 import os
 import pathlib
@@ -46,6 +47,10 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     logging.basicConfig(format='%(message)s', level=logging.WARNING, force=True)
     logging.getLogger('vjax').setLevel(logging.INFO)
     logging.getLogger('absl').setLevel(logging.CRITICAL)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors='backslashreplace'
+        )  # File names may be anything, as on stderr.
     try:
         code = main(sys.argv[1:]) or 0
         sys.stdout.flush()

@@ -1,7 +1,9 @@
 import dataclasses
+import errno
 import hashlib
 import itertools
 import json
+import os
 import threading
 
 import pytest
@@ -160,14 +162,28 @@ def test_a_damaged_record_is_noticed_by_its_checksum(dataset, tmp_path):
         store.read(3, [0])
 
 
-def test_write_atomically_leaves_the_old_file_or_the_new(tmp_path):
+def test_write_atomically_leaves_the_old_file_or_the_new(tmp_path, monkeypatch):
     path = tmp_path / 'a.json'
     records.write_atomically(path, 'old')
-    with pytest.raises(UnicodeEncodeError):
-        records.write_atomically(path, 'new' * 9999 + '\ud800')
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'fsync', full)
+        with pytest.raises(OSError, match='No space') as error:
+            records.write_atomically(path, 'new')
+    assert error.value.filename == str(path)
     assert path.read_text() == 'old'
     records.write_atomically(path, 'néw\r\n')
     assert path.read_bytes() == 'néw\r\n'.encode()
+    assert os.listdir(tmp_path) == ['a.json']
+
+
+def test_any_name_of_a_file_can_be_written(tmp_path):
+    longest = tmp_path / ('動' * 85)
+    records.write_atomically(longest, os.fsdecode(b'caf\xe9.mp4'))
+    assert longest.read_text(encoding='utf-8') == r'caf\udce9.mp4'
 
 
 @given(num_rows=st.integers(1, 5000), num_shards=st.integers(1, 200))

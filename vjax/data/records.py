@@ -224,12 +224,17 @@ def count_classes(classes: Mapping[str, Sequence[str]]) -> str:
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    """Replaces a file so that a reader, or a crash, sees the old one or the new one; text is UTF-8."""
-    # A name that no process has, on whatever machine.
-    temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
+    """Replaces a file so that a reader, or a crash, sees the old one or the new one.
+
+    Text is UTF-8, and what of a file's name is not has escapes.
+    """
+    if isinstance(content, str):
+        content = content.encode(errors='backslashreplace')
+    # A name that no process has, on whatever machine; names end at 255 bytes.
+    temporary = path.with_name(f'.{path.name[:40]}.{uuid.uuid4().hex}.tmp')
     try:
         with open(temporary, 'wb') as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

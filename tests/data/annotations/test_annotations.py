@@ -782,6 +782,11 @@ def test_folders_of_other_splits_or_no_class_are_errors(tmp_path):
         UserError, match=r'has folders of the splits test, but none of --split=train'
     ):
         read('train')
+    os.rmdir(tmp_path / 'test')
+    (tmp_path / 'c.png').unlink()
+    (tmp_path / 'run' / os.fsdecode(b'caf\xe9.mp4')).touch()
+    with pytest.raises(UserError, match=r'run/caf\\xe9\.mp4. is not UTF-8; rename it'):
+        read('train')
     with pytest.raises(UserError, match=r'no-videos: there is no such folder'):
         annotations.read('folders', '', tmp_path / 'no-videos', 'train')
 

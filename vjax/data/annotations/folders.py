@@ -47,6 +47,10 @@ def read(source: Source) -> Annotations:
                     f'its class.'
                 )
             path = f'{prefix}{folder}{name}'
+            if not _is_text(path):
+                raise UserError(
+                    f'the name of {os.fsencode(os.fspath(root / folder / name))!r} is not UTF-8; rename it.'
+                )
             items.append(Item(path, path, ((folder.split('/')[0],),)))
     if not items:
         raise UserError(f'{os.fspath(root)} has no folders with videos, one for each class.')
@@ -54,3 +58,12 @@ def read(source: Source) -> Annotations:
         kinds = ', '.join(f'{count} {kind}' for kind, count in others.most_common(5))
         log.info('left out, as no videos or images by their names: %s', kinds)
     return Annotations(('label',), tuple(sorted(items, key=lambda item: item.path)), None)
+
+
+def _is_text(path: str) -> bool:
+    """Whether all of a path is UTF-8: Python keeps other bytes as surrogates."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
