@@ -9,6 +9,7 @@ import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import av
 import matplotlib
@@ -18,7 +19,7 @@ import pytest
 from vjax import cli, evaluate, report, text
 from vjax import config as configs
 from vjax import train as command
-from vjax.data import moving_digits
+from vjax.data import moving_digits, records
 from vjax.errors import UserError
 from vjax.prepare import prepare
 from vjax.reports import films, findings, header, history, page, plots, sections, settings
@@ -389,6 +390,21 @@ def test_a_page_is_made_far_from_the_videos(hostile, tmp_path):
     assert not seen.all('video')
     with pytest.raises(UserError, match='nowhere'):
         report.report(run, dataset_path='nowhere')
+
+
+def test_an_evaluation_on_a_split_that_the_data_set_lacks_is_not_of_it(hostile, tmp_path):
+    run, other = tmp_path / 'run', tmp_path / 'other'
+    shutil.copytree(hostile, run)
+    own = Path(json.loads((run / 'config.json').read_text())['config']['dataset']['path'])
+    shutil.copytree(own, other)
+    evaluate.evaluate_run(
+        run, split='train', views='1x1', out=tmp_path / 'x', outputs=run / outputs.FILE
+    )
+    description = json.loads((other / records.DESCRIPTION).read_text(encoding='utf-8'))
+    del description['splits']['train']
+    (other / records.DESCRIPTION).write_text(json.dumps(description), encoding='utf-8')
+    report.main([f'--workdir={run}', f'--dataset={other}'])
+    assert 'validation, 1x1 views, step 2' in Page(run / 'report.html').text()
 
 
 def test_only_the_evaluation_that_is_asked_for_is_taken(hostile, tmp_path, monkeypatch):

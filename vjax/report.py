@@ -115,7 +115,7 @@ def _evidence(
         'overrides': overrides,
     }
     needed |= {key: asked[key] for key in ('views', 'split') if asked[key]}
-    saved = _saved(workdir, needed, dataset)
+    saved = _saved(workdir, needed, dataset, asked_for_dataset=bool(dataset_path))
     if saved is None:
         if dataset is None:
             return None, missing
@@ -151,9 +151,16 @@ def _evidence(
 
 
 def _saved(
-    workdir: Path, needed: Mapping[str, Any], dataset: records.Dataset | None
+    workdir: Path,
+    needed: Mapping[str, Any],
+    dataset: records.Dataset | None,
+    *,
+    asked_for_dataset: bool,
 ) -> tuple[Outputs, dict[str, Any]] | None:
-    """The evaluation in outputs.npz, if its result has what is needed, and is of this data set."""
+    """The evaluation in outputs.npz, if its result has what is needed, and is of this data set.
+
+    One of a split that the data set lacks counts where nobody asked for this data set.
+    """
     file = workdir / outputs.FILE
     if not file.exists():
         return None
@@ -161,6 +168,8 @@ def _saved(
     fits = all(result.get(key) == value for key, value in needed.items())
     if dataset is not None and result['split'] in dataset.splits:
         fits &= result['fingerprint'] == dataset.splits[result['split']].fingerprint
+    elif asked_for_dataset:
+        fits = False
     if fits:
         log.info(
             'taking the evaluation on split %s (%s views) from %s',
