@@ -12,6 +12,7 @@ from PIL import Image
 from vjax.data import short_gops, video
 from vjax.data.annotations import Item
 from vjax.data.preparation import shards
+from vjax.data.streaming import FrameStream
 
 NUM_FRAMES = 300
 VARIABLE = [0, *itertools.accumulate([20, 33, 40, 100, 7] * 60)][:NUM_FRAMES]  # Milliseconds.
@@ -77,9 +78,38 @@ def test_a_segment_is_that_part_of_the_whole(tmp_path, suffix, codec, options, t
     for start, end, words in [
         (over + 1, over + 2, f'begins at {over + 1:.2f} s, after the last frame'),
         (1.0, over + 9, f'of 1.00 to {over + 9:.2f} s ends after the video'),
+        (0.001, 0.002, 'no frames: the segment lies between two'),
     ]:
         with pytest.raises(video.BadVideo, match=words):
             video.decode(path, start=start, end=end)
+
+
+@pytest.mark.parametrize('suffix', ['mp4', 'mkv'])
+def test_the_last_picture_may_stay_long(tmp_path, suffix):
+    """As a slide show's does: its duration says how long the video is."""
+    path = tmp_path / f'a.{suffix}'
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('libx264', rate=25, options={'bf': '0'})
+        stream.height, stream.width, stream.pix_fmt = 32, 50, 'yuv420p'
+        frames = [av.VideoFrame.from_ndarray(numbered(i), 'rgb24') for i in range(25)]
+        packets = [packet for frame in [*frames, None] for packet in stream.encode(frame)]
+        packets[-1].duration = round(4 / packets[-1].time_base)
+        container.mux(packets)
+    assert len(video.decode(path).frames) == 25
+    part = video.decode(path, start=0.4, end=4.9)
+    assert [read(frame) for frame in part.frames] == list(range(10, 25))
+    with pytest.raises(video.BadVideo, match=r'ends after the video, at 4\.96 s'):
+        video.decode(path, start=0.4, end=6.0)
+    with FrameStream(path, short_side=None) as stream:
+        assert len(list(stream)) == 25
+        assert stream.problem == ''
+
+
+@pytest.mark.parametrize(('suffix', 'codec'), [('mp4', 'libx264'), ('avi', 'mpeg4')])
+def test_a_segment_may_begin_anywhere_in_a_long_film(tmp_path, suffix, codec):
+    path = write(tmp_path / f'a.{suffix}', codec, {}, REGULAR)
+    part = video.decode(path, start=11.6, end=11.8, limits=video.Limits(max_frames=6))
+    assert [read(frame) for frame in part.frames] == list(range(290, 295))
 
 
 def test_a_matroska_video_that_begins_late_is_whole(tmp_path):

@@ -177,7 +177,7 @@ class FrameStream:
     def _truncation(self) -> str:
         clock = self._clock
         before = clock.origin - video.first_second(self._container, clock.origin)
-        seconds = before + clock.now + 1 / clock.rate
+        seconds = before + clock.now + max(clock.shown, 1 / clock.rate)
         try:
             video.check_length(self._container, self._stream, seconds, clock.rate)
         except BadVideo as error:
@@ -191,22 +191,24 @@ class _Clock:
     Attributes:
         rate: frames per second that a frame without a time of its own follows the one before by.
         now: the last frame's time.
+        shown: how long that frame lasts, as it says itself; 0 where it does not.
         origin: the first frame's timestamp, in seconds.
     """
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
-        self.now, self.origin = 0.0, 0.0
+        self.now, self.shown, self.origin = 0.0, 0.0, 0.0
         self._ticking = False
 
     def tick(self, frame: av.VideoFrame) -> float:
         timed = frame.pts is not None and frame.time_base
-        shown = float(frame.pts * frame.time_base) if timed else 0.0
+        at = float(frame.pts * frame.time_base) if timed else 0.0
+        self.shown = float((frame.duration or 0) * frame.time_base) if timed else 0.0
         if self._ticking:
-            elapsed = shown - self.origin
+            elapsed = at - self.origin
             self.now = elapsed if elapsed > self.now else self.now + 1 / self.rate
         else:
-            self.origin, self._ticking = shown, True
+            self.origin, self._ticking = at, True
         return self.now
 
 

@@ -417,6 +417,8 @@ def _decode(container, segment, short_side, limits, convert) -> Video:
     except (av.FFmpegError, ValueError, OSError) as error:
         # FFmpeg refuses sizes above its option by an invalid argument.
         raise BadVideo(f'garbled after {len(frames)} frames: {reason(error)}') from error
+    if over and not frames:
+        raise BadVideo('no frames: the segment lies between two')
     if not frames and start:
         raise BadVideo(_BEGINS_LATE.format(start))
     if not frames:
@@ -426,7 +428,7 @@ def _decode(container, segment, short_side, limits, convert) -> Video:
     span = max(times) - min(times) if len(times) == len(frames) else 0.0
     fps = (len(frames) - 1) / span if span > 0 else header_fps
     if stop < math.inf and not over:
-        _check_segment(times[-1] - origin + 1 / fps, segment, fps)
+        _check_segment(max(end, times[-1] + 1 / fps) - origin, segment, fps)
     if segment == _WHOLE:
         length = max(end - first_second(container, min(times)), 0) if times else 0.0
         check_length(container, stream, max(length, span + 1 / fps), fps)
@@ -453,12 +455,16 @@ def _check_segment(seconds: float, segment: tuple[float, float], fps: float) -> 
 
 def _decoded(container, stream, frames: list[Any], limits: Limits) -> Iterator[av.VideoFrame]:
     """The frames from where the container is; `frames` are those that were kept, for messages."""
-    for index, packet in enumerate(container.demux(stream)):
+    fruitless = 0  # Packets since the last frame: a segment may begin late in the file.
+    for packet in container.demux(stream):
         if packet.is_corrupt:
             raise BadVideo(f'truncated or garbled: damaged data after {len(frames)} frames')
-        if index > 2 * limits.max_frames:
-            raise TooLong(f'too long: more than {2 * limits.max_frames} packets')
-        yield from packet.decode()
+        fruitless += 1
+        if fruitless > 2 * limits.max_frames:
+            raise TooLong(f'too long: {fruitless} packets without a frame')
+        for frame in packet.decode():
+            fruitless = 0
+            yield frame
 
 
 def _seek(
