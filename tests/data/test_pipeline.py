@@ -403,6 +403,16 @@ def test_random_areas_lie_in_frames_and_fit_into_windows(height, width, least, a
     assert box.numpy().tolist() == [0, 0, rows, columns]
 
 
+def test_no_random_area_is_a_pixel_larger_than_its_window():
+    clip = Clip(**CLIP | {'short_side': 48, 'size': 8})
+    augment = Augment(**AREA)
+    # Rounded, the draw at this place has 65 columns, where 48 * 4 / 3 = 64.
+    window, _ = geometry.draw_window(
+        48, 85, clip=clip, augment=augment, seed=tf.constant([0, 10215])
+    )
+    assert window.numpy()[3] == geometry.window_size(clip, augment) == 64
+
+
 def draw_area(rng, height, width, area, aspect):
     """What torchvision's RandomResizedCrop.get_params does, in numpy: top, left, height, width."""
     for _ in range(10):

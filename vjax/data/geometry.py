@@ -48,7 +48,9 @@ def draw_window(
     """
     height, width = tf.cast(height, tf.int32), tf.cast(width, tf.int32)
     if augment.area:
-        window = _area_window(height, width, augment, seed)
+        # A draw is rounded, and so may be a pixel more than the longest side that there is.
+        most = window_size(clip, augment)
+        window = _area_window(height, width, augment, seed, most)
         return window, tf.cast(tf.concat([[0, 0], window[2:]], axis=0), tf.float32)
     return _zoom_window(height, width, clip, augment, seed)
 
@@ -84,13 +86,13 @@ _ATTEMPTS = 10
 
 
 def _area_window(
-    height: 'tf.Tensor', width: 'tf.Tensor', augment: Augment, seed: 'tf.Tensor'
+    height: 'tf.Tensor', width: 'tf.Tensor', augment: Augment, seed: 'tf.Tensor', most: int
 ) -> 'tf.Tensor':
     """A random part of the frame (arXiv:1409.4842, section 6), int32 [4], as torchvision draws it.
 
     Its part of the frame's area is uniform and the logarithm of its aspect (width / height) is. The
     first of ten draws that fits into the frame counts; if none does, the largest part of an allowed
-    aspect in the centre.
+    aspect in the centre. No side is more than `most`.
     """
     draws = tf.random.stateless_uniform([2, _ATTEMPTS], seed)
     (smallest, largest), (narrowest, widest) = augment.area, augment.aspect
@@ -98,8 +100,8 @@ def _area_window(
     area = whole_height * whole_width * (smallest + draws[0] * (largest - smallest))
     log_narrowest, log_widest = math.log(narrowest), math.log(widest)
     aspect = tf.exp(log_narrowest + draws[1] * (log_widest - log_narrowest))
-    heights = tf.cast(tf.round(tf.sqrt(area / aspect)), tf.int32)
-    widths = tf.cast(tf.round(tf.sqrt(area * aspect)), tf.int32)
+    heights = tf.minimum(tf.cast(tf.round(tf.sqrt(area / aspect)), tf.int32), most)
+    widths = tf.minimum(tf.cast(tf.round(tf.sqrt(area * aspect)), tf.int32), most)
     fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
     first = tf.argmax(tf.cast(fits, tf.int32))
     shape = tf.stack([heights[first], widths[first]])
