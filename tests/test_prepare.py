@@ -1,5 +1,6 @@
 import csv
 import io
+import math
 import os
 import signal
 import subprocess
@@ -176,6 +177,24 @@ def test_splits_share_classes_and_settings(folder, tmp_path):
     with pytest.raises(UserError, match='--classes differs'):
         prepare(folder, labels, out, 'validation', short_side=16, classes=classes)
     assert content(out) == before
+
+
+def test_splits_of_the_same_videos_are_said(folder, tmp_path, caplog):
+    for split in ('train', 'test'):
+        # Without a limit of memory or time.
+        arguments = folder, folder / 'good.csv', tmp_path / 'out', split
+        prepare(*arguments, workers=1, max_gib=math.inf, max_seconds=math.inf)
+    assert caplog.messages.count('test has the same videos as train, with the same labels') == 1
+
+
+def test_videos_without_any_label_have_no_classes(folder, tmp_path):
+    (tmp_path / 'none.csv').write_text('path,labels\na.mp4,\n')
+    arguments = folder, tmp_path / 'none.csv', tmp_path / 'out', 'train'
+    with pytest.raises(UserError, match=r'has no classes: no video has a label; .*--classes'):
+        prepare(*arguments, workers=1)
+    (tmp_path / 'classes.txt').write_text('run\nwalk\n')
+    dataset = prepare(*arguments, workers=1, classes=tmp_path / 'classes.txt')
+    assert dataset.splits['train'].videos_per_class == (0, 0)
 
 
 def test_a_class_list_decides_the_ids(folder, tmp_path):

@@ -199,6 +199,8 @@ def prepare(
             return prepared
         if missing:
             _report_missing(out, split, annotated, missing, videos, min_coverage)
+        else:
+            coverage.clear(out, split)
         is_new = plans.begin(partial, plan)
         claimed = locks.claim(partial, task, num_tasks)
 

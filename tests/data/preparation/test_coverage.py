@@ -70,6 +70,13 @@ def test_missing_videos_are_counted_for_each_class(videos, tmp_path, monkeypatch
         ('train', 'verb', 'boil', '5', '3'),
         ('train', 'verb', 'cut', '3', '2'),
     ]
+    coverage.clear(out, 'train')  # Its videos have come.
+    assert (tmp_path / coverage.COVERAGE).read_text(encoding='utf-8').splitlines()[1:] == [
+        'test,noun,fish,1,0',
+        'test,verb,cut,1,0',
+    ]
+    coverage.clear(storage.folder(videos), 'train')
+    assert not (videos / coverage.COVERAGE).exists()
 
 
 def test_a_video_of_several_labels_counts_once_for_each(videos):

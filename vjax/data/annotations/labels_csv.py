@@ -27,6 +27,11 @@ PATHS = (
     *('file', 'filename', 'file_name', 'filepath', 'file_path', 'clip', 'name', 'id'),
     *('video', 'videos', 'video_name', 'video_path', 'video_id', 'youtube_id'),
 )
+# With one of these behind it any word may be a name of that column.
+OTHERS = (
+    *('label', 'labels', 'class', 'classes', 'class_name', 'category', 'action', 'target'),
+    *('start', 'end', 'start_time', 'end_time'),
+)
 SEPARATOR = '|'  # Between the labels of a video that has several.
 
 
@@ -59,7 +64,9 @@ def _read(path: str | os.PathLike) -> Annotations:
             if values and name.strip().lower() == 'path':
                 header = _check_header([value.lower() for value in values], path, line)
                 continue
-            if name.strip().lower() in PATHS:
+            behind = {value.lower() for value in values}
+            is_word = re.fullmatch(r'\w+', name.strip()) and behind and behind <= {*OTHERS}
+            if name.strip().lower() in PATHS or is_word:
                 raise UserError(
                     f'{path}, line {line}: {",".join(row)!r} looks like names of columns; call the first '
                     'one path, as in path,label.'

@@ -9,6 +9,7 @@ from vjax.data.annotations.items import Annotations
 from vjax.data.preparation import reports, storage
 
 COVERAGE = 'coverage.csv'
+_HEADER = ('split', 'head', 'class', 'annotated', 'present')
 
 
 def missing(videos: storage.Folder, annotations: Annotations) -> list[str]:
@@ -64,5 +65,10 @@ def write(out: storage.Folder, split: str, annotations: Annotations, missing: li
         [split, head, name, annotated, annotated - lost]
         for (head, name), (annotated, lost) in per_class(annotations, missing).items()
     ]
-    header = ['split', 'head', 'class', 'annotated', 'present']
-    reports.replace_rows(out, COVERAGE, header, split, rows)
+    reports.replace_rows(out, COVERAGE, _HEADER, split, rows)
+
+
+def clear(out: storage.Folder, split: str) -> None:
+    """Takes the rows of a split out of coverage.csv, if there is one: its videos have come since."""
+    if COVERAGE in out.names():
+        reports.replace_rows(out, COVERAGE, _HEADER, split, [])

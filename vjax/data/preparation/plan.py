@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from vjax.data.annotations.items import Annotations
 from vjax.data.preparation import reports, shards
 from vjax.data.preparation.storage import Folder
 from vjax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 VIDEOS_PER_SHARD = 64
 MAX_SHARDS = 1024
@@ -112,6 +115,10 @@ def settle_classes(
         if not own:
             known = classes
     if known is None:
+        if not all(found.values()):
+            raise UserError(
+                f'{name} has no classes: no video has a label; name them by --classes=FILE.'
+            )
         return {head: sorted(names) for head, names in found.items()}
     for head, names in found.items():
         unknown = sorted(names - set(known[head]))
@@ -251,6 +258,9 @@ def finish(
     )
     dataset = read_description(out)
     splits = {} if dataset is None else dataset.splits
+    for other, known in splits.items():
+        if known.annotations_sha256 == made.annotations_sha256:
+            log.warning('%s has the same videos as %s, with the same labels', split, other)
     splits |= {split: made}
     dataset = records.Dataset(out.path, classes, plan.settings, splits, plan.multi_label)
     out.write(records.DESCRIPTION, records.format_description(dataset))

@@ -137,7 +137,7 @@ def _without(worker: _Worker, reason: str) -> shards.Task:
 
 
 def limit_memory(gib: float) -> None:
-    """Lets this process take so much more memory than now; what wants more gets a MemoryError.
+    """Lets this process take so much more memory than now (inf: any); what wants more gets a MemoryError.
 
     What counts are writable pages, touched or not: address space would count what threads reserve.
     """
@@ -145,9 +145,9 @@ def limit_memory(gib: float) -> None:
         with open('/proc/self/statm', encoding='ascii') as file:
             now = int(file.read().split()[5]) * resource.getpagesize()
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        most = now + int(gib * 2**30)
-        if hard == resource.RLIM_INFINITY or most < hard:
-            resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+        most = now + gib * 2**30
+        if most < (2**62 if hard == resource.RLIM_INFINITY else hard):
+            resource.setrlimit(resource.RLIMIT_DATA, (int(most), hard))
 
 
 def _work(messages: multiprocessing.connection.Connection, budget: Budget) -> None:
