@@ -266,6 +266,7 @@ def test_several_classifiers_are_each_trained():
         model,
         tx,
         lambda _: 1.0,
+        trains=jax.tree.map(lambda _: True, params),
         seed=0,
         classification=classification,
         augmentation=Augment(**recipes.base().augment),

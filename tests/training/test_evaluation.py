@@ -182,6 +182,7 @@ def test_training_finds_several_labels_and_reports_how_many_videos_it_has_right(
             MeanColour(),
             tx,
             lambda _: 0.1,
+            trains={'kernel': True},
             seed=0,
             classification=classification,
             augmentation=Augment(**recipes.base().augment),

@@ -133,6 +133,17 @@ def test_frozen_parameters_stay_and_have_no_moments(name):
     assert not np.array_equal(got['a']['bias'], params()['a']['bias'])
 
 
+def test_what_is_frozen_is_named_and_not_everything():
+    assert optimizer.trains(('a/kernel',), params()) == {'a': {'kernel': False, 'bias': True}}
+    assert optimizer.trains((), params()) == {'a': {'kernel': True, 'bias': True}}
+    with pytest.raises(UserError, match='names all parameters; there is nothing to train'):
+        optimizer.build(params(), 100, **SETTINGS | dict(name='sgd', freeze=('a/.*',)))
+    with pytest.raises(
+        UserError, match=r"optimizer\.freeze: the rule for 'b' is the first match of no"
+    ):
+        optimizer.trains(('b',), params())
+
+
 def test_gradients_are_clipped_by_their_global_norm():
     tx, _ = optimizer.build(params(), 100, **SETTINGS | dict(name='sgd', clip_norm=0.01))
     updates, _ = tx.update(gradients(), tx.init(params()), params())

@@ -4,7 +4,6 @@ The papers' 'GFLOPs' are multiply-adds of one forward pass for one view. XLA cou
 two operations; half its count of the pass before optimisation is the papers' figure to 3-4 digits.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +42,7 @@ def gflops(model: nn.Module, input_shape: tuple[int, ...]) -> float:
       model: A model of this package.
       input_shape: Shape of one example without its batch axis, (time, height, width, channels).
     """
-    model = _unrolled(model)
+    model = _with(model, unroll=True, remat='none', dtype='float32')
     variables = {'params': param_shapes(model, input_shape)}
     batch = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     with jax.default_device(jax.local_devices(backend='cpu')[0]):
@@ -51,14 +50,14 @@ def gflops(model: nn.Module, input_shape: tuple[int, ...]) -> float:
     return cost['flops'] / 2 / 1e9
 
 
-def _unrolled(model: nn.Module) -> nn.Module:
-    """The model in the form that is counted, its encoder too where that is a model by itself."""
+def _with(model: nn.Module, **fields: Any) -> nn.Module:
+    """The model with other fields, its encoder too where that is a model by itself."""
     nested = {
-        name: _unrolled(value)
+        name: _with(value, **fields)
         for name, value in vars(model).items()
         if isinstance(value, nn.Module) and name != 'parent'
     }
-    return model.clone(unroll=True, remat='none', dtype='float32', **nested)
+    return model.clone(**fields, **nested)
 
 
 def matrix_products(model: nn.Module, input_shape: tuple[int, ...]) -> int:
@@ -73,22 +72,37 @@ def matrix_products(model: nn.Module, input_shape: tuple[int, ...]) -> int:
     return _products(model.apply, param_shapes(model, input_shape), input_shape)
 
 
-def training_flops(model: nn.Module, input_shape: tuple[int, ...]) -> int:
+def training_flops(model: nn.Module, input_shape: tuple[int, ...], trains: Any = None) -> int:
     """FLOPs that a training step owes to one example: what an MFU counts.
 
     As in PaLM (arXiv 2204.02311, appendix B): those of the forward pass's matrix products, and twice as
-    many for the backward pass; what remat computes again does not count. A probe's encoder, which is
-    frozen, has no backward pass.
+    many for the backward pass; what remat computes again does not count. Where parameters are frozen,
+    as a probe's encoder is, those of the gradients that are wanted.
 
     Args:
       model: A model of this package.
       input_shape: Shape of one example without its batch axis, (time, height, width, channels).
+      trains: Tree that says of each parameter whether it is trained; None if all are.
     """
-    frozen = 0
-    if isinstance(model, AttentiveProbe):
-        encode = functools.partial(model.encoder.apply, features=True)
-        frozen = _products(encode, param_shapes(model, input_shape)['encoder'], input_shape)
-    return 6 * matrix_products(model, input_shape) - 4 * frozen
+    params = param_shapes(model, input_shape)
+    if trains is None:
+        trains = jax.tree.map(lambda _: True, params)
+    if all(jax.tree.leaves(trains)) and not isinstance(model, AttentiveProbe):
+        return 6 * matrix_products(model, input_shape)
+    model = _with(model, remat='none')
+
+    def total(variables, batch):
+        params = stop_gradients(variables['params'], trains)
+        return model.apply({'params': params}, batch).sum()
+
+    return 2 * _products(jax.grad(total), params, input_shape)
+
+
+def stop_gradients(params: Any, trains: Any) -> Any:
+    """The parameters, with no gradient for those that are not trained."""
+    return jax.tree.map(
+        lambda leaf, trains: leaf if trains else jax.lax.stop_gradient(leaf), params, trains
+    )
 
 
 def _products(apply: Callable[..., Any], params: Any, input_shape: tuple[int, ...]) -> int:

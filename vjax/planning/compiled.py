@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from vjax import config as configs
 from vjax.data.geometry import window_size
 from vjax.data.sections import Augment, Clip
+from vjax.models import costs
 from vjax.training import sharding
 from vjax.training.assembly import Assembly, assemble
 from vjax.training.step import State
@@ -134,7 +135,7 @@ def activations_of_a_clip(
     model = assembly.model
 
     def kept_by(model):
-        return _kept(model, assembly.shapes, config, num_clips, tile)
+        return _kept(model, assembly, config, num_clips, tile)
 
     kept = kept_by(model)
     if getattr(model, 'remat', 'none') == 'none':
@@ -147,7 +148,7 @@ def activations_of_a_clip(
 
 def _kept(
     model: Any,
-    params: Any,
+    assembly: Assembly,
     config: ml_collections.ConfigDict,
     num_clips: int,
     tile: tuple[int, int],
@@ -155,6 +156,7 @@ def _kept(
     def saved(num_clips):
         def residuals(params, video):
             def forward(params):
+                params = costs.stop_gradients(params, assembly.trains)
                 rngs = {'dropout': jax.random.key(0)}
                 logits, _ = model.apply(
                     {'params': params}, video, train=True, rngs=rngs, mutable='head_logits'
@@ -164,7 +166,7 @@ def _kept(
             return jax.vjp(forward, params)[1]
 
         video = jax.ShapeDtypeStruct((num_clips, *configs.clip_shape(config)), jnp.float32)
-        return jax.tree.leaves(jax.eval_shape(residuals, params, video))
+        return jax.tree.leaves(jax.eval_shape(residuals, assembly.shapes, video))
 
     of_clips = [
         tiled_size(leaf.shape, tile) * leaf.dtype.itemsize

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 
 from vjax import config as configs
@@ -140,7 +141,7 @@ def _estimate(
     compile_seconds = time.monotonic() - start
     mesh, model = compiled.mesh, compiled.assembly.model
     memory = _memory(compiled, config, chip)
-    flops = costs.training_flops(model, configs.clip_shape(config))
+    flops = costs.training_flops(model, configs.clip_shape(config), compiled.assembly.trains)
     result = {
         'chip': chip.name,
         'num_chips': mesh.size,
@@ -205,10 +206,14 @@ def _waiting(collectives: Mapping[str, hlo.Collective], chip: topology.Chip) -> 
 def _memory(
     compiled: Compiled, config: ml_collections.ConfigDict, chip: topology.Chip
 ) -> dict[str, Any]:
-    state, batch = state_bytes(compiled.assembly.abstract), bytes_on_a_chip(compiled.batch)
+    assembly = compiled.assembly
+    state, batch = state_bytes(assembly.abstract), bytes_on_a_chip(compiled.batch)
+    trained = jax.tree.map(
+        lambda leaf, trains: leaf if trains else None, assembly.abstract.params, assembly.trains
+    )
     splits = num_parts(compiled.mesh, (*BATCH_AXES, TIME_AXIS))
     clips = config.batch_size / config.accumulate / splits
-    a_clip = activations_of_a_clip(compiled.assembly, config, max(1, int(clips)), chip.tile)
+    a_clip = activations_of_a_clip(assembly, config, max(1, int(clips)), chip.tile)
     activations = round(clips * a_clip)
     if compiled.step is None:
         temporaries = compiled.temporaries
@@ -228,7 +233,8 @@ def _memory(
         'capacity': chip.memory,
         'fits': fits,
         'activations': activations,
-        'necessary': sum(state.values()) + state['params'] + batch + activations,
+        # The gradients are as large as what is trained.
+        'necessary': sum(state.values()) + bytes_on_a_chip(trained) + batch + activations,
     }
 
 

@@ -36,6 +36,7 @@ class Assembly(NamedTuple):
         init_params: makes its parameters; traceable.
         shapes: theirs.
         tx: the optimiser.
+        trains: whether it trains each parameter.
         abstract: shapes and shardings of the whole state.
         variants: the models that `config.vary` makes of it, one of which each step trains; without it,
             the model alone.
@@ -47,6 +48,7 @@ class Assembly(NamedTuple):
     init_params: Callable[[], Any]
     shapes: Any
     tx: optax.GradientTransformation
+    trains: Any
     abstract: State
     variants: Sequence[Any]
     steps: Sequence[Any]
@@ -72,6 +74,7 @@ def assemble(
             `config.vary` changes the shapes of parameters.
     """
     sharding.check_batch(mesh, config.batch_size, config.accumulate, 'config.batch_size')
+    sharding.check_batch(mesh, config.eval.batch_size, 1, 'config.eval.batch_size')
     model = models.build(**config.model)
     sharding.check_time(mesh, model, configs.clip_shape(config))
     classification = configs.classification(config, classes, multi_label)
@@ -88,6 +91,7 @@ def assemble(
     if any(jax.eval_shape(lambda v=v: runs.init_params(v, config)) != shapes for v in variants):
         raise UserError(f'config.vary={config.vary.to_dict()} changes the shapes of parameters.')
     tx, schedule = optimizer.build(shapes, config.num_steps, **config.optimizer)
+    trains = optimizer.trains(config.optimizer.freeze, shapes)
     # Not within `jax.set_mesh`: optax computes a few placeholders, and the devices may not be there.
     abstract = abstract_state(
         init_params,
@@ -104,6 +108,7 @@ def assemble(
             variant,
             tx,
             schedule,
+            trains=trains,
             seed=config.seed,
             classification=classification,
             augmentation=augmentation,
@@ -123,4 +128,6 @@ def assemble(
         )
 
     steps = [jit_step(variant) for variant in variants]
-    return Assembly(model, classification, init_params, shapes, tx, abstract, variants, steps)
+    return Assembly(
+        model, classification, init_params, shapes, tx, trains, abstract, variants, steps
+    )

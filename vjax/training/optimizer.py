@@ -145,13 +145,25 @@ def build(
         optax.scale_by_learning_rate(schedule),
     )
     if freeze:
-        labels = rules.match(
-            [(pattern, 'frozen') for pattern in freeze] + [('.*', 'trained')],
-            params,
-            'optimizer.freeze',
+        labels = jax.tree.map(
+            lambda trains: 'trained' if trains else 'frozen', trains(freeze, params)
         )
         trained = optax.partition({'trained': trained, 'frozen': optax.set_to_zero()}, labels)
     return trained, schedule
+
+
+def trains(freeze: Sequence[str], params: Any) -> Any:
+    """Whether each parameter of a tree is trained: False of those that a pattern of `freeze` names.
+
+    Raises:
+        UserError: a pattern names none, or all are frozen.
+    """
+    found = rules.match(
+        [(pattern, False) for pattern in freeze], params, 'optimizer.freeze', [('.*', True)]
+    )
+    if not any(jax.tree.leaves(found)):
+        raise UserError('config.optimizer.freeze names all parameters; there is nothing to train.')
+    return found
 
 
 def update_ema(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:

@@ -90,11 +90,17 @@ def abstract_state(
     )
 
 
+def _put_into(tree: Any, part: Any) -> Any:
+    """The tree with the leaves of a part of it, which has None in place of the others."""
+    return jax.tree.map(lambda leaf, new: leaf if new is None else new, tree, part)
+
+
 def make_train_step(
     model: Any,
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
     *,
+    trains: Any,
     seed: int,
     classification: Classification,
     augmentation: Augment,
@@ -116,6 +122,8 @@ def make_train_step(
             the loss is the mean of theirs.
         tx: the optimiser.
         schedule: its learning rate, for the report.
+        trains: whether each parameter is trained. The others have no gradient: nothing is kept nor
+            computed for it, and it is in no norm.
         seed: the run's seed.
         classification: what the logits are trained to be.
         augmentation: the config's section `augment`.
@@ -130,9 +138,13 @@ def make_train_step(
     root = jax.random.key(seed)
     augment_key, step_key = jax.random.split(root)
 
-    def loss_sum(params, video, target, mask, key):
+    def loss_sum(trained, params, video, target, mask, key):
         logits, sown = model.apply(
-            {'params': params}, video, train=True, rngs={'dropout': key}, mutable='head_logits'
+            {'params': _put_into(params, trained)},
+            video,
+            train=True,
+            rngs={'dropout': key},
+            mutable='head_logits',
         )
         # A model of several classifiers trains each of them, not their mean.
         each = [one for heads in jax.tree.leaves(sown) for one in heads] or [logits]
@@ -142,14 +154,16 @@ def make_train_step(
     def gradients(params, video, target, mask, key):
         """Loss sum, logits and gradient sum over the batch, a microbatch at a time."""
         grad_fn = jax.value_and_grad(loss_sum, has_aux=True)
+        trained = jax.tree.map(lambda leaf, trains: leaf if trains else None, params, trains)
         if accumulate == 1:
-            (loss, logits), grads = grad_fn(params, video, target, mask, key)
+            (loss, logits), grads = grad_fn(trained, params, video, target, mask, key)
             return loss, logits, grads
 
         def microbatch(carry, inputs):
             loss_so_far, grads_so_far = carry
             i, *arrays = inputs
-            (loss, logits), grads = grad_fn(params, *arrays, jax.random.fold_in(key, i))
+            key_of_part = jax.random.fold_in(key, i)
+            (loss, logits), grads = grad_fn(trained, params, *arrays, key_of_part)
             return (loss_so_far + loss, jax.tree.map(jnp.add, grads_so_far, grads)), logits
 
         # Every microbatch takes its examples from all devices' shares of the batch.
@@ -157,7 +171,7 @@ def make_train_step(
             rearrange(array, '(b a) ... -> a b ...', a=accumulate)
             for array in (video, target, mask)
         ]
-        zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+        zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, trained))
         (loss, grads), logits = jax.lax.scan(microbatch, zero, (jnp.arange(accumulate), *split))
         return loss, rearrange(logits, 'a b c -> (b a) c'), grads
 
@@ -173,6 +187,7 @@ def make_train_step(
         loss, logits, grads = gradients(state.params, video, target, mask, dropout_key)
         grads = jax.tree.map(lambda g: g / total, grads)
         grad_norm = optax.tree.norm(grads)
+        grads = _put_into(jax.tree.map(jnp.zeros_like, state.params), grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
