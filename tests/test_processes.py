@@ -186,6 +186,33 @@ def test_too_little_memory_is_no_loss_of_the_others():
 
 
 @pytest.mark.slow
+def test_ctrl_c_in_one_before_the_first_step_ends_all(start, digits, tmp_path):
+    together = start(2, tmp_path, digits, num_steps=1000)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / '.lock').exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    together[1].send_signal(signal.SIGINT)
+    codes, said = ended(together, timeout=120)
+    assert codes[1] == 130
+    assert codes[0] not in (0, None)
+    assert said[1].endswith('interrupted\n')
+
+
+@pytest.mark.slow
+def test_processes_without_a_common_folder_are_refused(start_processes, digits, tmp_path):
+    def arguments(address, i):
+        return [
+            *('-m', 'vjax.train', '--config=configs/vivit/moving_digits.py:tiny'),
+            *(f'--workdir={tmp_path}/{i}', f'--config.dataset.path={digits}'),
+            *('--config.num_steps=2', f'--distributed={address},{i},2'),
+        ]
+
+    codes, said = ended(start_processes(2, arguments, stderr=subprocess.PIPE))
+    assert codes == [2, 2]
+    assert 'is another folder for process 1 than for process 0: give one' in said[0]
+
+
+@pytest.mark.slow
 def test_the_other_ends_when_one_is_killed(start, digits, tmp_path):
     settings = ('checkpoint.every=2',)
     together = start(2, tmp_path, digits, *settings, num_steps=100)

@@ -73,7 +73,6 @@ def train(
     config = configs.resolve(config, dataset)
     pipeline.warn_of_small_frames(dataset, config.clip.short_side)
     mesh = sharding.make_mesh(config.sharding.mesh.to_dict())
-    sharding.check_batch(mesh, config.eval.batch_size, 1, 'config.eval.batch_size')
     about = {
         'config': json.loads(config.to_json()),
         'classes': records.plain_classes(dataset.classes),
@@ -92,12 +91,15 @@ def train(
     model, classification = assembly.model, assembly.classification
     shardings = jax.tree.map(lambda leaf: leaf.sharding, assembly.abstract)
     clip_shape = configs.clip_shape(config)
-    flops = [costs.training_flops(variant, clip_shape) for variant in assembly.variants]
+    flops = [
+        costs.training_flops(variant, clip_shape, assembly.trains) for variant in assembly.variants
+    ]
     arrays = {}
     if config.init_from and not runs.has_checkpoints(workdir):
         arrays, report = runs.start_from(config, model, assembly.shapes, dataset.classes)
         log.info('starting from the weights of %s, at step 0\n%s', config.init_from, report)
     with claim(workdir), jax.set_mesh(mesh):
+        processes.check_shared(workdir)
         checkpoints = open_workdir(workdir, config, about)
 
         # --- Resume, or start from weights, or start from scratch: in this order ---

@@ -2,13 +2,18 @@
 
 import signal
 import threading
+import time
 from types import FrameType
+
+# A service manager sends SIGTERM to a launcher and to its training, and the launcher hands on its own.
+ECHO_SECONDS = 3.0
 
 
 class Interruption:
     """While entered, the first SIGTERM or SIGINT is noted in `signal`; a second one acts at once.
 
-    In another thread than the main one nothing is noted.
+    But a second SIGTERM within `ECHO_SECONDS` of the first is taken for the same one. In another thread
+    than the main one nothing is noted.
 
     Attributes:
         signal: the signal that came, or None.
@@ -31,5 +36,13 @@ class Interruption:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number)
-        for each, handler in self._previous.items():
-            signal.signal(each, handler)
+        self.__exit__()
+        if number == signal.SIGTERM:
+            noted, before = time.monotonic(), self._previous[number]
+
+            def again(number, _):
+                if time.monotonic() - noted > ECHO_SECONDS:
+                    signal.signal(number, before)
+                    signal.raise_signal(number)
+
+            signal.signal(number, again)

@@ -3,14 +3,18 @@
 import contextlib
 import logging
 import os
+import pathlib
 import signal
 import sys
+import time
 import traceback
+import uuid
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -22,6 +26,7 @@ from vjax.training.interruption import Interruption
 # at once where one is; those between TPUs wait.
 HEARTBEAT_SECONDS = 60
 JOIN_SECONDS = 300
+LOOK_SECONDS = 10  # For a file that another process has written.
 # What jax's errors say when the other end of a connection is silent.
 GONE = ('UNAVAILABLE', 'ABORTED', 'DEADLINE_EXCEEDED', 'CANCELLED')
 
@@ -123,6 +128,36 @@ def _check_accelerators() -> None:
         )
 
 
+def check_shared(folder: pathlib.Path) -> None:
+    """Refuses a folder that is not the same one for all processes, as on disks of their own.
+
+    To be called once in each of them, after it was made.
+
+    Raises:
+        UserError: in all of them, where one does not see what the first one writes there.
+    """
+    if jax.process_count() == 1:
+        return
+    token = np.frombuffer(uuid.uuid4().bytes, np.uint8)
+    mark = folder / f'.{token.tobytes().hex()}.mark'
+    if jax.process_index() == 0:
+        mark.touch()
+    token = np.asarray(multihost_utils.broadcast_one_to_all(token))
+    name, deadline = f'.{token.tobytes().hex()}.mark', time.monotonic() + LOOK_SECONDS
+    # Listed, as a file system over a network may remember that there was no such file.
+    while not (seen := name in os.listdir(folder)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    all_seen = multihost_utils.process_allgather(np.asarray(seen))
+    if jax.process_index() == 0:
+        mark.unlink()
+    if not np.all(all_seen):
+        numbers = ', '.join(map(str, np.flatnonzero(~np.asarray(all_seen))))
+        raise UserError(
+            f"'{folder}' is another folder for process {numbers} than for process 0: give one that all "
+            'machines share.'
+        )
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Ends a process that fails within it at once, where it is one of several, so that all end.
@@ -135,6 +170,11 @@ def together() -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         end(error)
+    except KeyboardInterrupt:
+        if jax.process_count() == 1:
+            raise
+        print('interrupted', file=sys.stderr, flush=True)
+        os._exit(130)
 
 
 def end(error: Exception) -> None:
