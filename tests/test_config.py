@@ -1,4 +1,5 @@
 import functools
+import math
 import operator
 
 import pytest
@@ -96,6 +97,13 @@ def test_profiled_steps_that_are_none_are_refused(config, steps):
         ('model.num_heads=0', 'num_heads=0 should be at least 1'),
         ('model.tubelet=(0,8,8)', 'tubelet'),
         ('model.temporal_depth=0', 'average_pool'),
+        ('num_epochs=inf', r'num_epochs=inf should be finite'),
+        (
+            "optimizer.weight_decay=(('.*', -0.5),)",
+            r"weight_decay: -0\.5 for '\.\*' should be at least 0",
+        ),
+        ("optimizer.learning_rate_scale=(('.*', -1.0),)", r'learning_rate_scale: -1\.0 for'),
+        ('optimizer.b2=1.0', r'b2=1 should be below 1'),
     ],
 )
 def test_a_value_that_cannot_work_is_named(change, sentence):
@@ -105,6 +113,26 @@ def test_a_value_that_cannot_work_is_named(change, sentence):
     else:
         with pytest.raises(UserError, match=sentence):
             configs.check(config)
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'sentence'),
+    [
+        ('model.temporal_num_heads', -2, 'temporal_num_heads=-2 should be at least 0'),
+        ('model.temporal_mlp_dim', -5, 'temporal_mlp_dim=-5 should be at least 0'),
+        ('model.representation_size', -3, 'representation_size=-3 should be at least 0'),
+        ('model.head_bias', math.nan, r'config\.model\.head_bias=nan should be finite'),
+        ('augment.scale_jitter', (1.0, math.inf), r'scale_jitter=.* should be finite'),
+        ('optimizer.weight_decay', (('.*', math.nan),), r'weight_decay=.* should be finite'),
+    ],
+)
+def test_a_number_that_cannot_work_is_named(key, value, sentence):
+    config = cli.load_config(f'{DIGITS}:tiny', [])
+    section, name = key.split('.')
+    with config.unlocked():
+        config[section][name] = value
+    with pytest.raises(UserError, match=sentence):
+        configs.check(config)
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,14 @@ def check(config: ml_collections.ConfigDict) -> None:
         except UserError as error:
             raise _of(f'config.{section}', error) from None
     _check_types(config)
+    _check_finite(config)
+    for key in ('optimizer.weight_decay', 'optimizer.learning_rate_scale'):
+        for pattern, value in functools.reduce(operator.getitem, key.split('.'), config):
+            if min(value) < 0 if isinstance(value, tuple) else value < 0:
+                raise UserError(f'config.{key}: {value} for {pattern!r} should be at least 0.')
+    for key in ('b1', 'b2'):
+        if config.optimizer[key] == 1:  # Nothing divided by nothing, in the first step.
+            raise UserError(f'config.optimizer.{key}=1 should be below 1, such as 0.9.')
     for key, (least, most) in RANGES.items():
         value = functools.reduce(operator.getitem, key.split('.'), config)
         # Written so that a NaN is out of every range.
@@ -413,6 +421,26 @@ def _check_section(config: ml_collections.ConfigDict, name: str, keys: Mapping[s
     if not isinstance(section, Mapping | ml_collections.ConfigDict):
         raise UserError(f'config.{name}={section!r} should be a section with {", ".join(keys)}.')
     _check_keys(section.keys(), keys, f'{name}.' if name else '')
+
+
+def _check_finite(config: ml_collections.ConfigDict) -> None:
+    """Refuses infinity and NaN anywhere."""
+
+    def numbers(value):
+        if isinstance(value, list | tuple):
+            for item in value:
+                yield from numbers(item)
+        elif isinstance(value, float):
+            yield value
+
+    def check_section(name, section):
+        for key, value in section.items():
+            if isinstance(value, Mapping):
+                check_section(f'{name}.{key}', value)
+            elif not all(map(math.isfinite, numbers(value))):
+                raise UserError(f'{name}.{key}={value} should be finite.')
+
+    check_section('config', config.to_dict())
 
 
 def _check_types(config: ml_collections.ConfigDict) -> None:

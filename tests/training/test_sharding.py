@@ -99,7 +99,7 @@ def test_heads_that_the_tensor_axis_does_not_divide_are_refused():
     ('changes', 'sentence'),
     [
         ({'attention': 'spacetime'}, 'only a factorised encoder'),
-        ({'tubelet': (4, 4, 4)}, 'does not'),
+        ({'tubelet': (4, 4, 4)}, 'does not divide the 2 frames that there are after the embedding'),
     ],
 )
 def test_a_model_whose_frames_cannot_be_split_is_refused(changes, sentence):
@@ -108,6 +108,13 @@ def test_a_model_whose_frames_cannot_be_split_is_refused(changes, sentence):
     sharding.check_time(sharding.make_mesh({'data': 8, 'time': 1}), vivit(**changes), CLIP)
     with pytest.raises(UserError, match=sentence):
         sharding.check_time(mesh, vivit(**changes), CLIP)
+
+
+def test_frames_that_are_sampled_are_split_before():
+    sampled = vivit(embedding='uniform_frames', num_sampled_frames=4, tubelet=(1, 4, 4))
+    mesh = sharding.make_mesh({'data': 2, 'time': 4})
+    with pytest.raises(UserError, match='time=4 does not divide the 10 frames of a clip'):
+        sharding.check_time(mesh, sampled, (10, *CLIP[1:]))
 
 
 def test_fsdp_splits_the_largest_dimension_that_divides():

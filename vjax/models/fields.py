@@ -41,6 +41,13 @@ def check_positive(model: Any, names: Collection[str]) -> None:
             raise UserError(f'{name}={getattr(model, name)} should be at least 1')
 
 
+def check_not_negative(model: Any, names: Collection[str]) -> None:
+    """Raises a UserError if one of the named fields of the model is below 0."""
+    for name in names:
+        if getattr(model, name) < 0:
+            raise UserError(f'{name}={getattr(model, name)} should be at least 0')
+
+
 def check_positions(model: Any, axes: Collection[str], ranks: Collection[int]) -> None:
     """Checks the fields of position embeddings.
 

@@ -148,9 +148,7 @@ class VideoPrism(nn.Module):
         fields.check_positive(self, ('temporal_depth',))
         fields.check_extents('tubelet', self.tubelet, ('time', 'height', 'width'))
         fields.check_positions(self, ('time', 'height', 'width'), ranks=(2, 1))
-        for name in ('auxiliary_depth', 'logit_cap', 'pool_width'):
-            if getattr(self, name) < 0:
-                raise UserError(f'{name}={getattr(self, name)} should be at least 0')
+        fields.check_not_negative(self, ('auxiliary_depth', 'logit_cap', 'pool_width'))
         if self.pool_width % self.num_heads:
             raise UserError(
                 f'num_heads={self.num_heads} does not divide pool_width={self.pool_width}'

@@ -96,6 +96,7 @@ class ViT(nn.Module):
           UserError: a field has an unknown value, or sizes do not divide as they must.
         """
         fields.check_transformer(self, classifiers=('token', 'gap', 'map'))
+        fields.check_not_negative(self, ('representation_size',))
         fields.check_extents('patch', self.patch, ('height', 'width'))
         fields.check_positions(self, ('height', 'width'), ranks=(2,))
         if len(input_shape) != 3 and (len(input_shape) != 4 or input_shape[0] != 1):

@@ -182,6 +182,8 @@ class ViViT(nn.Module):
         """
         fields.check_choice('attention', self.attention, ATTENTIONS)
         fields.check_transformer(self, classifiers=('token', 'gap', 'map'))
+        of_zero = ('temporal_num_heads', 'temporal_mlp_dim', 'representation_size')
+        fields.check_not_negative(self, of_zero)
         fields.check_extents('tubelet', self.tubelet, ('time', 'height', 'width'))
         ranks = {'factorised_encoder': (2, 1), 'average_pool': (2,)}.get(self.attention, (3,))
         fields.check_positions(self, ('time', 'height', 'width'), ranks)

@@ -95,7 +95,7 @@ def check_time(mesh: Mesh, model: Any, clip_shape: tuple[int, ...]) -> None:
 
     Raises:
         UserError: the mesh has an axis `time` of more than one device, and the model is no factorised
-            encoder or has a number of frames, after embedding, that the axis does not divide.
+            encoder or has a number of frames, before or after embedding, that the axis does not divide.
     """
     size = mesh.shape.get(TIME_AXIS, 1)
     if size == 1:
@@ -105,12 +105,14 @@ def check_time(mesh: Mesh, model: Any, clip_shape: tuple[int, ...]) -> None:
             f'config.sharding.mesh.time={size} splits the frames of a clip, which only a factorised '
             f"encoder has apart (config.model.attention='factorised_encoder'); make it 1."
         )
-    frames = model.token_grid(clip_shape)[0]
-    if frames % size:
-        raise UserError(
-            f'config.sharding.mesh.time={size} does not divide the {frames} frames that there are '
-            f'after the embedding.'
-        )
+    for frames, where in (
+        (clip_shape[0], 'of a clip'),
+        (model.token_grid(clip_shape)[0], 'that there are after the embedding'),
+    ):
+        if frames % size:
+            raise UserError(
+                f'config.sharding.mesh.time={size} does not divide the {frames} frames {where}.'
+            )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
