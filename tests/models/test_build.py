@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from vjax import models
@@ -48,3 +52,47 @@ def test_importing_models_imports_neither_flax_nor_tensorflow():
         [sys.executable, '-c', code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == 'set()'
+
+
+SMALL = {'num_classes': 3, 'width': 16, 'depth': 2, 'num_heads': 2, 'mlp_dim': 32}
+OF_VIDEOS = SMALL | {'tubelet': (2, 8, 8)}
+FAMILIES = [
+    ('vit', SMALL | {'patch': (8, 8)}),
+    ('vivit', OF_VIDEOS | {'attention': 'factorised_encoder', 'classifier': 'map'}),
+    ('vivit', OF_VIDEOS | {'attention': 'factorised_dot_product', 'classifier': 'gap'}),
+    ('vivit', OF_VIDEOS | {'attention': 'factorised_self_attention', 'classifier': 'gap'}),
+    ('token_learner_video', OF_VIDEOS | {'attention': 'spacetime', 'version': '1.0'}),
+    ('token_learner_video', OF_VIDEOS | {'attention': 'spacetime', 'fuser': True}),
+    ('lookupvit', SMALL | {'patch': (8, 8), 'grid': (2, 2), 'qk_norm': True}),
+    ('videoprism', OF_VIDEOS | {'temporal_depth': 1, 'auxiliary_depth': 1, 'logit_cap': 0.0}),
+]
+
+
+@pytest.mark.parametrize(('name', 'sizes'), FAMILIES)
+def test_gelu_and_epsilon_reach_every_part(name, sizes):
+    epsilon = 0.0123
+    model = models.build(name, **sizes, gelu='erf', norm_epsilon=epsilon)
+    shape = (1, 32, 32, 3) if 'patch' in sizes else (1, 4, 32, 32, 3)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
+    jaxpr = jax.make_jaxpr(model.apply)(variables, jnp.zeros(shape)).jaxpr
+    found = list(_equations(jaxpr))
+    assert 'erf' in {eqn.primitive.name for eqn in found} or 'erfc' in {
+        eqn.primitive.name for eqn in found
+    }
+    assert 'tanh' not in {eqn.primitive.name for eqn in found}
+    added = {
+        float(arg.val)
+        for eqn in found
+        if eqn.primitive.name == 'add'
+        for arg in eqn.invars
+        if isinstance(arg, jax.extend.core.Literal) and np.ndim(arg.val) == 0
+    }
+    assert any(abs(value - epsilon) < 1e-6 for value in added)
+    assert not any(0 < abs(value) < 1e-3 for value in added)
+
+
+def _equations(jaxpr):
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
+            yield from _equations(inner)

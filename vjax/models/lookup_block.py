@@ -25,9 +25,11 @@ class Gather(layers.Attention):
 
     Attributes:
       qk_norm: Whether LayerNorm is applied to the queries and keys of each head.
+      norm_epsilon: That norm's; see `layers.Encoder`.
     """
 
     qk_norm: bool = False
+    norm_epsilon: float = 1e-6
 
     @nn.compact
     def __call__(
@@ -39,8 +41,8 @@ class Gather(layers.Attention):
     ) -> tuple[Float[Array, 'batch compressed dim'], Float[Array, 'batch heads compressed lookup']]:
         query, key, value = self.project(compressed, lookup)
         if self.qk_norm:
-            query = layers.LayerNorm(dtype=self.dtype, name='query_norm')(query)
-            key = layers.LayerNorm(dtype=self.dtype, name='key_norm')(key)
+            norm = functools.partial(layers.LayerNorm, epsilon=self.norm_epsilon, dtype=self.dtype)
+            query, key = norm(name='query_norm')(query), norm(name='key_norm')(key)
         scores = self.scores(query, key)
         gathered = self.mix(scores, value, train, name='gather')
         return self.merge(gathered, compressed.shape[-1]), scores
@@ -111,7 +113,9 @@ class LookupBlock(nn.Module):
         attention = self.num_heads, self.attention_dropout, self.dtype
 
         # Information gathering.
-        gather = Gather(*attention, qk_norm=self.qk_norm, name='gather')
+        gather = Gather(
+            *attention, qk_norm=self.qk_norm, norm_epsilon=self.norm_epsilon, name='gather'
+        )
         y, scores = gather(
             norm(name='gather_compressed_norm')(compressed),
             norm(name='gather_lookup_norm')(lookup),

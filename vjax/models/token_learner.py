@@ -52,6 +52,7 @@ class TokenLearner(nn.Module):
       bottleneck: Width of the hidden layer of version '1.1'.
       dropout: Rate in that MLP, when training.
       dtype: What convolutions and MLP compute in.
+      gelu, norm_epsilon: See `layers.Encoder`.
     """
 
     num: int
@@ -60,26 +61,27 @@ class TokenLearner(nn.Module):
     bottleneck: int = 64
     dropout: float = 0.0
     dtype: str = 'float32'
+    gelu: str = 'tanh'
+    norm_epsilon: float = 1e-6
 
     @nn.compact
     def __call__(
         self, features: Float[Array, 'batch height width dim'], *, train: bool
     ) -> Float[Array, 'batch num dim']:
         height = features.shape[1]
-        y = layers.LayerNorm(dtype=self.dtype, name='norm')(features)
+        y = layers.LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name='norm')(features)
         features = einops.rearrange(features, 'b h w d -> b (h w) d')
         if self.version == '1.0':
             for i in range(4):
-                y = nn.gelu(y) if i else y
+                y = layers.GELUS[self.gelu](y) if i else y
                 y = nn.Conv(
                     self.num, (3, 3), use_bias=False, dtype=self.dtype, name=f'convolution_{i}'
                 )(y)
             maps = jax.nn.sigmoid(einops.rearrange(y, 'b h w n -> b n (h w)').astype(jnp.float32))
         else:
             y = einops.rearrange(y, 'b h w d -> b (h w) d')
-            y = layers.MLP(self.bottleneck, self.dropout, self.dtype, self.num, name='scores')(
-                y, train=train
-            )
+            sizes = self.bottleneck, self.dropout, self.dtype, self.num
+            y = layers.MLP(*sizes, gelu=self.gelu, name='scores')(y, train=train)
             maps = jax.nn.softmax(einops.rearrange(y, 'b s n -> b n s').astype(jnp.float32))
         self.sow('intermediates', 'token_maps', _as_maps(maps, height))
         tokens = keep(jnp.einsum('bns,bsd->bnd', maps, features))
@@ -97,11 +99,14 @@ class TokenFuser(nn.Module):
       bottleneck: Width of the hidden layer of the MLP that makes the maps.
       dropout: Rate in that MLP and on the result, when training.
       dtype: What it computes in.
+      gelu, norm_epsilon: See `layers.Encoder`.
     """
 
     bottleneck: int = 64
     dropout: float = 0.0
     dtype: str = 'float32'
+    gelu: str = 'tanh'
+    norm_epsilon: float = 1e-6
 
     @nn.compact
     def __call__(
@@ -111,16 +116,15 @@ class TokenFuser(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, 'batch height width dim']:
-        norm = functools.partial(layers.LayerNorm, dtype=self.dtype)
+        norm = functools.partial(layers.LayerNorm, epsilon=self.norm_epsilon, dtype=self.dtype)
         num, height = tokens.shape[1], features.shape[1]
         tokens = einops.rearrange(norm(name='token_norm')(tokens), 'b n d -> b d n')
         mix = nn.Dense(num, kernel_init=nn.initializers.zeros, dtype=self.dtype, name='mix')
         tokens = norm(name='mix_norm')(einops.rearrange(mix(tokens), 'b d n -> b n d'))
 
         y = einops.rearrange(norm(name='feature_norm')(features), 'b h w d -> b (h w) d')
-        y = layers.MLP(self.bottleneck, self.dropout, self.dtype, num, name='scores')(
-            y, train=train
-        )
+        sizes = self.bottleneck, self.dropout, self.dtype, num
+        y = layers.MLP(*sizes, gelu=self.gelu, name='scores')(y, train=train)
         maps = jax.nn.sigmoid(einops.rearrange(y, 'b s n -> b n s'))
         self.sow('intermediates', 'fusion_maps', _as_maps(maps, height))
         fused = jnp.einsum('bns,bnd->bsd', maps, tokens)
@@ -205,7 +209,8 @@ class TokenLearnerEncoder(layers.Encoder):
     ) -> Float[Array, 'batch newtokens dim']:
         """Applies the blocks and, between or within them, TokenLearner."""
         location = learner_layer(self)
-        options = {'bottleneck': self.bottleneck, 'dropout': self.dropout, 'dtype': self.dtype}
+        names = ('bottleneck', 'dropout', 'dtype', 'gelu', 'norm_epsilon')
+        options = {name: getattr(self, name) for name in names}
         learner = functools.partial(
             TokenLearner, self.learned_tokens, self.version, self.pooling, **options
         )
