@@ -354,6 +354,7 @@ def some_steps(dataset, mesh, num_steps, *overrides):
                 model,
                 tx,
                 schedule,
+                trains=jax.tree.map(lambda _: True, state.params),
                 seed=0,
                 classification=Classification({'label': 6}, 'softmax', 0.1),
                 augmentation=Augment(**config.augment.to_dict() | dict(flip=0.5, color_drop=0.5)),
@@ -553,6 +554,14 @@ def test_a_workdir_below_a_link_that_leads_nowhere_is_named(tmp_path):
 def test_weights_that_a_resumed_run_has_no_use_for_are_said(straight, digits, caplog):
     train(six_steps(digits, 'init_from=elsewhere'), straight)
     assert 'config.init_from=elsewhere is not used' in caplog.text
+
+
+def test_the_encoder_of_a_probe_is_told_the_grid_that_it_was_trained_on(straight):
+    trained = runs.load_run(straight)
+    probe = models.build('probe', num_classes=3, encoder=trained.model, num_heads=2, mlp_dim=8)
+    told = runs.with_grid(probe, trained.config)
+    grid = trained.model.token_grid(configs.clip_shape(trained.config))
+    assert told == probe.clone(encoder=trained.model.clone(position_grid=grid))
 
 
 def test_a_run_knows_the_grid_that_its_positions_were_trained_on(straight):

@@ -146,7 +146,7 @@ def load_run(
                 'trained.'
             )
         if configs.clip_shape(config) != configs.clip_shape(trained):
-            model = _with_grid(model, trained)
+            model = with_grid(model, trained)
     checkpoints = Checkpoints(workdir)
     try:
         steps = _candidates(checkpoints, workdir, which)
@@ -257,12 +257,14 @@ def read_sources(name: str, model: Any, input_shape: tuple[int, ...]) -> Sequenc
     params = weights.flatten(jax.device_get(run.params))
     params = {path: leaf for path, leaf in params.items() if path not in untrained}
     classes = run.classes if named else None
-    model = _with_grid(run.model, run.config)
+    model = with_grid(run.model, run.config)
     return (weights.Source(name, model, params, classes, untrained=untrained),)
 
 
-def _with_grid(model: Any, trained: ml_collections.ConfigDict) -> Any:
+def with_grid(model: Any, trained: ml_collections.ConfigDict) -> Any:
     """The model, told which grid its table of positions was trained on: else the number has to tell."""
+    if hasattr(model, 'encoder'):
+        return model.clone(encoder=with_grid(model.encoder, trained))
     if getattr(model, 'positions', '') not in ('learned', 'factorised'):
         return model
     return model.clone(position_grid=positions.whole_grid(model, configs.clip_shape(trained)))
