@@ -293,10 +293,16 @@ COMMANDS = tpu.Commands(*([name] for name in ('create', 'describe', 'train', 'st
 
 
 class Gcloud:
-    """Answers `describe` and `train` from lists, and keeps what was asked of it."""
+    """Answers `describe` and `train` from lists, and keeps what was asked of it.
 
-    def __init__(self, states, trains=()):
-        self.states, self.trains, self.asked = iter(states), iter(trains), []
+    `failing` has exit codes by command, for the first times; None is Ctrl-C.
+    """
+
+    def __init__(self, states, trains=(), **failing):
+        self.states, self.asked = iter(states), []
+        self.codes = {'train': iter(trains)} | {
+            name: iter(codes) for name, codes in failing.items()
+        }
 
     def __call__(self, command, **options):
         name = command[0] if command else 'details'
@@ -308,10 +314,9 @@ class Gcloud:
             done.stdout = f'{state}\n'
             return done
         self.asked.append(name)
-        if name == 'train':
-            done.returncode = next(self.trains)
-            if done.returncode is None:
-                raise KeyboardInterrupt
+        done.returncode = next(self.codes.get(name, iter(())), 0)
+        if done.returncode is None:
+            raise KeyboardInterrupt
         return done
 
     def look_after(self, restarts=5, crashes=3, seconds=1):
@@ -372,6 +377,75 @@ def test_tpu_saves_and_gives_back_after_ctrl_c():
     with pytest.raises(KeyboardInterrupt):
         gcloud.look_after()
     assert gcloud.asked == ['train', 'stop', 'delete']
+    gcloud = Gcloud(['NOT_FOUND'], create=[None])
+    with pytest.raises(KeyboardInterrupt):
+        gcloud.look_after()
+    assert gcloud.asked == ['create', 'delete']  # The request may have arrived.
+
+
+def test_tpu_waits_for_a_slice_that_is_going():
+    """The one of an earlier launcher; but a slice of our own that goes was deleted by somebody."""
+    gcloud = Gcloud(['DELETING', 'DELETING', 'NOT_FOUND', 'ACTIVE'], [0])
+    assert gcloud.look_after() == 0
+    assert gcloud.asked == ['create', 'train', 'delete']
+    gcloud = Gcloud(['NOT_FOUND', 'CREATING', 'DELETING', 'NOT_FOUND'])
+    with pytest.raises(UserError, match='somebody deleted'):
+        gcloud.look_after()
+    assert gcloud.asked == ['create']
+
+
+@pytest.mark.parametrize(
+    ('after', 'deletes'),
+    [
+        (['no network', 'SUSPENDED'], 2),
+        (['DELETING', 'NOT_FOUND'], 1),  # The order has arrived.
+        (['NOT_FOUND'], 1),
+    ],
+)
+def test_tpu_deletes_what_was_lost_though_gcloud_fails(after, deletes):
+    states = ['NOT_FOUND', 'ACTIVE', 'SUSPENDED', 'SUSPENDED', *after, 'ACTIVE']
+    gcloud = Gcloud(states, [255, 0], delete=[1])
+    assert gcloud.look_after(restarts=1) == 0
+    assert gcloud.asked == [
+        *('create', 'train', *['delete'] * deletes),
+        *('create', 'train', 'delete'),
+    ]
+
+
+def test_tpu_asks_again_though_gcloud_fails():
+    """Every time that the slice was lost, and however often it is tried for one."""
+    lost = ['NOT_FOUND', 'no network', 'NOT_FOUND', 'SUSPENDED']
+    gcloud = Gcloud([*lost, 'NOT_FOUND', 'ACTIVE'], [0], create=[1, 0, 1, 0])
+    assert gcloud.look_after(restarts=1) == 0
+    assert gcloud.asked == [
+        *('create', 'create', 'delete'),
+        *('create', 'create', 'train', 'delete'),
+    ]
+    # The request has arrived, for all that gcloud says.
+    gcloud = Gcloud(['NOT_FOUND', 'WAITING_FOR_RESOURCES', 'ACTIVE'], [0], create=[1])
+    assert gcloud.look_after(restarts=0) == 0
+    assert gcloud.asked == ['create', 'train', 'delete']
+    gcloud = Gcloud(['NOT_FOUND', 'SUSPENDED'], create=[1])
+    with pytest.raises(UserError, match='lost 1 times'):
+        gcloud.look_after(restarts=0)
+
+
+def test_tpu_gives_back_what_may_have_come():
+    gcloud = Gcloud(itertools.repeat('NOT_FOUND'), create=itertools.repeat(1))
+    with pytest.raises(UserError, match='could not ask for the slice, 5 times'):
+        gcloud.look_after()
+    assert gcloud.asked == ['create'] * 5 + ['delete']
+
+
+@pytest.mark.parametrize(
+    ('after', 'deletes'),
+    [(['no network', 'ACTIVE'], [1, 1, 0]), (['NOT_FOUND'], [1]), (['ACTIVE'] * 5, [1] * 5)],
+)
+def test_tpu_gives_back_though_gcloud_fails(after, deletes, capsys):
+    gcloud = Gcloud(['ACTIVE', *after], [0], delete=deletes)
+    assert gcloud.look_after() == 0
+    assert gcloud.asked == ['train'] + ['delete'] * len(deletes)
+    assert ('BILLED' in capsys.readouterr().out) == (len(deletes) == 5)
 
 
 # --- What the batch script does, with a SLURM that plays a part ---

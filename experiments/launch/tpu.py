@@ -25,6 +25,9 @@ GRACE_SECONDS = 120
 HEALTHY_SECONDS = 3600
 # A request that got what it wanted and lost it again, to a pre-emption most often.
 LOST = ('SUSPENDING', 'SUSPENDED')
+# How often gcloud is told to create or to delete, a minute apart, where it fails: for want of the network,
+# or of the quota of a slice that is just going.
+TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -182,10 +185,11 @@ def look_after(
         0 once the training is done.
 
     Raises:
-        UserError: the request failed or was withdrawn, or the training cannot go on.
+        UserError: the request could not be made, failed or was withdrawn, or the training cannot go on.
     """
-    ours = training = False
-    failed = asked = 0
+    # There may be something to give back; there is something that nobody here has asked to delete.
+    ours = there = training = False
+    failed = asked = refused = 0
     before = None
     try:
         while True:
@@ -194,22 +198,29 @@ def look_after(
                 print(f'{time.strftime("%F %T")} queued resource: {state or "?"}', flush=True)
                 before = state
             if state in LOST:
-                run(commands.delete)
-                state, ours, training = 'MISSING', False, False
+                ours, there, training, refused = True, False, False, 0
+                if run(commands.delete).returncode == 0:
+                    state, ours = 'MISSING', False
             if state == 'MISSING':
-                if ours:
-                    ours = False
+                ours = refused > 0  # What gcloud failed to ask for may come yet.
+                if there:
                     raise UserError(
                         'somebody deleted the queued resource: it is not asked for again.'
                     )
-                if asked > restarts:
+                if refused == TRIES:
                     raise UserError(
-                        f'the slice was lost {asked} times (--restarts={restarts}); the same command '
-                        'goes on.'
+                        f'gcloud could not ask for the slice, {TRIES} times in a row, see above.'
                     )
-                if run(commands.create).returncode:
-                    raise UserError('gcloud could not ask for the slice, see above.')
-                ours, asked = True, asked + 1
+                if not refused:
+                    if asked > restarts:
+                        raise UserError(
+                            f'the slice was lost {asked} times (--restarts={restarts}); the same '
+                            'command goes on.'
+                        )
+                    asked += 1
+                ours = True
+                there = run(commands.create).returncode == 0
+                refused = 0 if there else refused + 1
             elif state == 'FAILED':
                 ours = True
                 run(commands.describe[:-1])  # All of it, which has the reason.
@@ -218,7 +229,7 @@ def look_after(
                     'quota or of rights.'
                 )
             elif state == 'ACTIVE':
-                ours = training = True
+                ours = there = training = True
                 began = clock()
                 code = run(commands.train).returncode
                 if code == 0:
@@ -232,26 +243,32 @@ def look_after(
                     raise UserError(
                         f'the training failed {failed} times in a row (exit code {code}), see above.'
                     )
-            elif state:
-                ours = True
+            elif state and state not in (*LOST, 'DELETING'):
+                ours = there = True
             sleep(POLL_SECONDS)
     finally:
         if ours:
-            _give_back(commands, training, run)
+            _give_back(commands, training, run, sleep)
 
 
 def _give_back(
-    commands: Commands, training: bool, run: Callable[..., subprocess.CompletedProcess]
+    commands: Commands,
+    training: bool,
+    run: Callable[..., subprocess.CompletedProcess],
+    sleep: Callable[[float], None],
 ) -> None:
     """Stops the training, if there is one, and deletes the slice; Ctrl-C does not keep it from that."""
     with job.handling_signals(signal.SIG_IGN):
         print('giving back the slice, in some minutes', flush=True)
         if training:
             run(commands.stop)
-        if run(commands.delete).returncode:
-            print(
-                'THE SLICE MAY STILL BE THERE, AND BILLED; delete it:', shlex.join(commands.delete)
-            )
+        for _ in range(TRIES):
+            if run(commands.delete).returncode == 0:
+                return
+            sleep(POLL_SECONDS)  # Time for a request that is under way to show.
+            if _state(commands, run) == 'MISSING':
+                return
+        print('THE SLICE MAY STILL BE THERE, AND BILLED; delete it:', shlex.join(commands.delete))
 
 
 def _state(commands: Commands, run: Callable[..., subprocess.CompletedProcess]) -> str:
