@@ -117,12 +117,13 @@ def test_tpu_quotes_through_both_shells(capsys):
     ('topology', 'accelerator', 'runtime'),
     [
         ('v5p:4x4x4', 'v5p-128', 'v2-alpha-tpuv5'),  # Cores, two of a chip.
-        ('v6e:16x16', 'v6e-256', 'v2-alpha-tpuv6e'),
+        ('v6e:8x8', 'v6e-64', 'v2-alpha-tpuv6e'),
         ('v5e:1x1', 'v5litepod-1', 'v2-alpha-tpuv5-lite'),
     ],
 )
 def test_tpu_names_slices_as_gcloud_does(topology, accelerator, runtime, capsys):
-    create = gcloud_commands(dry_run(tpu, capsys, f'--topology={topology}'))[0]
+    batch = ('--config.batch_size=64', '--config.eval.batch_size=64')
+    create = gcloud_commands(dry_run(tpu, capsys, f'--topology={topology}', *batch))[0]
     assert parts('--accelerator-type', create) == [accelerator]
     assert parts('--runtime-version', create) == [runtime]
 
@@ -228,6 +229,8 @@ def test_gpu_command(capsys, monkeypatch):
         ('--config.batch_sise=8', 'batch_size'),
         ('--workdir=gs://bucket/run', '--workdir'),
         ('--config.dataset.path=gs://bucket/digits', '--config.dataset.path'),
+        ('--config.init_from=vit:gs://bucket/B_16.npz', '--config.init_from'),
+        ('--config.init_from=vitt:B_16.npz', "did you mean 'vit'"),
         ('--restarts=-1', '--restarts'),
     ],
 )
@@ -245,17 +248,30 @@ def test_refuses(launcher, wrong, word):
         (tpu, '--workdir=/home/me/run', '--workdir'),
         (tpu, '--workdir=/mnt/shared/../run', '--workdir'),
         (tpu, '--config.dataset.path=data/digits', '--config.dataset.path'),
+        (tpu, '--config.init_from=vit:ViT-B_16.npz', '--config.init_from'),
+        (tpu, '--config.init_from=vit:/mnt/shared/S.npz,/data/B.npz', "'/data/B.npz'"),
+        (
+            tpu,
+            '--topology=v5e:16x16',
+            'config.batch_size=32 cannot be shared evenly by 256 devices',
+        ),
+        (tpu, '--config.eval.batch_size=8', 'config.eval.batch_size=8'),
+        (tpu, '--config.accumulate=2', '32 devices x 2 microbatches'),
+        (tpu, '--config.sharding.mesh.fsdp=3', 'config.sharding.mesh'),
         (tpu, '--mount=/mnt/a:b', '--mount'),
         (tpu, '--zone=nowhere', '--zone'),
         (tpu, '--crashes=0', '--crashes'),
         (gke, '--workdir=/mnt/share/run', '--workdir'),
         (gke, '--config.dataset.path=/data/digits', '--config.dataset.path'),
+        (gke, '--config.init_from=runs/earlier', '--config.init_from'),
+        (gke, '--topology=v6e:8x8', 'config.batch_size=32'),
         (gke, '--service_account=', '--service_account'),
         (gke, '--chips_per_node=8 --topology=v5e:2x2', '--chips_per_node'),
         (slurm, '--workdir=/tmp/run', '--workdir'),
         (slurm, '--workdir=run', '--workdir'),
         (slurm, '--time=soon', '--time'),
         (slurm, '--nodes=0', '--nodes'),
+        (slurm, '--nodes=8', 'config.batch_size=32 cannot be shared evenly by 64 devices'),
         (slurm, '--warning=5', '--warning'),
         (slurm, '--sbatch_flag=-p', '--sbatch_flag'),
         (gpu, '--gpus=all', '--gpus'),
@@ -263,6 +279,17 @@ def test_refuses(launcher, wrong, word):
 )
 def test_refuses_of_its_own(launcher, wrong, word):
     refused(launcher, wrong, word)
+
+
+def test_takes_what_the_devices_can_share_and_find(capsys):
+    start = '--config.init_from=vit:/mnt/shared/S.npz,/mnt/shared/B.npz'
+    mesh = ('--config.sharding.mesh.fsdp=4', '--config.sharding.mesh.tensor=8')
+    batch = ('--config.batch_size=16', '--config.eval.batch_size=8', '--config.accumulate=2')
+    for launcher in (tpu, gke):
+        assert start in dry_run(launcher, capsys, start, '--topology=v5e:8x8', *mesh, *batch)
+    # Relative to the repository, which all nodes see.
+    relative = '--config.init_from=runs/earlier'
+    assert relative in dry_run(slurm, capsys, relative, *mesh, *batch, '--nodes=8')
 
 
 def refused(launcher, wrong, word):

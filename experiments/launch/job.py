@@ -13,10 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vjax import cli
+import ml_collections
+from jax.sharding import AbstractMesh
+
+from vjax import cli, weights
 from vjax import config as configs
 from vjax.data import tfds
 from vjax.errors import UserError
+from vjax.training import sharding
 
 # Labels in DNS have 63 characters, and Kubernetes appends to a name.
 NAME = re.compile(r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?')
@@ -141,8 +145,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
     The config is loaded and checked here: a misspelt key shall not cost a minute of a pod.
 
     Returns:
-        The arguments, with the `folders` of the run by the options that they are of, and the command that
-        trains in one process.
+        The arguments, with the loaded config as `settings` and as `paths` what the run reads and writes,
+        after the option that names it; and the command that trains in one process.
 
     Raises:
         UserError: an argument cannot be right.
@@ -159,17 +163,21 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
     config = cli.load_config(args.config, overrides)
     configs.check(config)
     count('restarts', args.restarts)
-    args.folders = {'--workdir': args.workdir}
+    args.settings, args.paths = config, [('--workdir', args.workdir)]
     if not config.dataset.path.startswith(tfds.PREFIX):
-        args.folders['--config.dataset.path'] = config.dataset.path
-    for option, folder in args.folders.items():
-        if '://' in folder:
+        args.paths.append(('--config.dataset.path', config.dataset.path))
+    if config.init_from:
+        source, start = weights.split_name(config.init_from)
+        starts = start.split(',') if source else [start]
+        args.paths += [('--config.init_from', path) for path in starts]
+    for option, path in args.paths:
+        if '://' in path:
             raise UserError(
-                f'{option}={folder}: vjax.train takes a file system; mount the bucket, and give the folder '
+                f'{option}={path}: vjax.train takes a file system; mount the bucket, and give the path '
                 'there.'
             )
-    config = ['python', '-m', 'vjax.train', f'--config={args.config}', *overrides]
-    return args, [*config, f'--workdir={args.workdir}']
+    command = ['python', '-m', 'vjax.train', f'--config={args.config}', *overrides]
+    return args, [*command, f'--workdir={args.workdir}']
 
 
 def parse_containers(args: argparse.Namespace) -> tuple[Slice, Storage]:
@@ -180,9 +188,22 @@ def parse_containers(args: argparse.Namespace) -> tuple[Slice, Storage]:
     """
     where, storage = parse_topology(args.topology), parse_storage(args.storage)
     check_mount(args.mount)
-    for option, folder in args.folders.items():
-        check_shared(option, folder, args.mount)
+    for option, path in args.paths:
+        check_shared(option, path, args.mount)
+    check_batches(args.settings, where.chips)
     return where, storage
+
+
+def check_batches(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Whether the devices that are asked for can share the batches, as `vjax.train` will have it.
+
+    Raises:
+        UserError: they cannot, or `config.sharding.mesh` is not for so many.
+    """
+    sizes = sharding.mesh_sizes(config.sharding.mesh.to_dict(), num_devices)
+    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
+    sharding.check_batch(mesh, config.batch_size, config.accumulate, 'config.batch_size')
+    sharding.check_batch(mesh, config.eval.batch_size, 1, 'config.eval.batch_size')
 
 
 def check_mount(mount: str) -> None:
@@ -197,26 +218,26 @@ def check_mount(mount: str) -> None:
         )
 
 
-def check_shared(option: str, folder: str, mount: str = '/') -> None:
-    """Sees to it that a folder is not on a disk that goes with the machine, as far as a path tells.
+def check_shared(option: str, path: str, mount: str = '/') -> None:
+    """Sees to it that a path is not on a disk that goes with the machine, as far as it tells.
 
     Args:
-        option: that names the folder.
-        folder: where a run is, or its data set.
+        option: that names the path.
+        path: where a run is, its data set, or what it starts from.
         mount: where the shared storage is.
 
     Raises:
         UserError: it is on such a disk.
     """
-    normal = posixpath.normpath(folder)
+    normal = posixpath.normpath(path)
     if not normal.startswith(mount.rstrip('/') + '/'):
         raise UserError(
-            f"{option}='{folder}' is not below '{mount}': give an absolute path on storage that all "
+            f"{option}='{path}' is not below '{mount}': give an absolute path on storage that all "
             'machines share, for what is elsewhere is lost with them.'
         )
     if any(normal == local or normal.startswith(local + '/') for local in LOCAL):
         raise UserError(
-            f"{option}='{folder}' is on a disk of one machine and is lost with it: choose shared storage."
+            f"{option}='{path}' is on a disk of one machine and is lost with it: choose shared storage."
         )
 
 

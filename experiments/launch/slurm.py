@@ -67,6 +67,7 @@ def script(args: argparse.Namespace, command: list[str]) -> str:
         )
     for name in ('nodes', 'gpus_per_node'):
         job.count(name, getattr(args, name), 1)
+    job.check_batches(args.settings, args.nodes * args.gpus_per_node)
     if not 60 <= args.warning <= 65535:
         raise UserError(f'--warning={args.warning}: give 60 to 65535 seconds.')
     for flag in args.sbatch_flag:

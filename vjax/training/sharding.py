@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import optax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vjax.axes import AXES, TIME_AXIS, num_parts, present
@@ -45,24 +45,10 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
         devices: other devices than this program's, to compile for.
 
     Raises:
-        UserError: an axis has another name, the sizes do not multiply to the number of devices, or these
-            are those of several slices of TPUs.
+        UserError: from `mesh_sizes`, or the devices are those of several slices of TPUs.
     """
-    sizes, devices = dict(axes), jax.devices() if devices is None else devices
-    for name in sizes:
-        if name not in AXES:
-            raise UserError(f'config.sharding.mesh.{name}: the axes are {", ".join(AXES)}.')
-    num_devices = len(devices)
-    open_axes = [name for name, size in sizes.items() if size == -1]
-    fixed = math.prod(size for size in sizes.values() if size != -1)
-    if len(open_axes) == 1 and fixed > 0 and num_devices % fixed == 0:
-        sizes[open_axes[0]] = num_devices // fixed
-    wrong = min(sizes.values(), default=0) < 1 or math.prod(sizes.values()) != num_devices
-    if 'data' not in sizes or wrong:
-        raise UserError(
-            f'config.sharding.mesh={dict(axes)} does not fit; it needs an axis '
-            f"'data', sizes that multiply to {num_devices}, the number of devices, and at most one -1."
-        )
+    devices = jax.devices() if devices is None else devices
+    sizes = mesh_sizes(axes, len(devices))
     if devices[0].platform == 'tpu' and len({getattr(d, 'slice_index', 0) for d in devices}) > 1:
         raise UserError(
             'these TPUs are several slices, and a run takes one; give each a run of its own.'
@@ -75,7 +61,30 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
     return Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
-def check_batch(mesh: Mesh, batch_size: int, microbatches: int, key: str) -> None:
+def mesh_sizes(axes: Mapping[str, int], num_devices: int) -> dict[str, int]:
+    """The sizes of the axes of a mesh, by name, with -1 replaced by what the others leave.
+
+    Raises:
+        UserError: an axis has another name, or the sizes do not multiply to the number of devices.
+    """
+    sizes = dict(axes)
+    for name in sizes:
+        if name not in AXES:
+            raise UserError(f'config.sharding.mesh.{name}: the axes are {", ".join(AXES)}.')
+    open_axes = [name for name, size in sizes.items() if size == -1]
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if len(open_axes) == 1 and fixed > 0 and num_devices % fixed == 0:
+        sizes[open_axes[0]] = num_devices // fixed
+    wrong = min(sizes.values(), default=0) < 1 or math.prod(sizes.values()) != num_devices
+    if 'data' not in sizes or wrong:
+        raise UserError(
+            f'config.sharding.mesh={dict(axes)} does not fit; it needs an axis '
+            f"'data', sizes that multiply to {num_devices}, the number of devices, and at most one -1."
+        )
+    return sizes
+
+
+def check_batch(mesh: Mesh | AbstractMesh, batch_size: int, microbatches: int, key: str) -> None:
     """Refuses a batch that the devices cannot share evenly.
 
     Raises:
