@@ -431,6 +431,15 @@ def test_a_tiny_step_is_planned_for_chips_that_are_not_there(tmp_path):
     assert result['unknown_loops'] == 0
 
 
+def test_a_plan_with_other_flags_of_the_compiler_is_another(monkeypatch):
+    names = {cache.key(config={})}
+    monkeypatch.setenv('LIBTPU_INIT_ARGS', '--xla_tpu_scoped_vmem_limit_kib=32768')
+    names.add(cache.key(config={}))
+    with jax.default_matmul_precision('highest'):
+        names.add(cache.key(config={}))
+    assert len(names) == 3
+
+
 def test_the_edition_is_of_all_that_the_step_is_made_of():
     """Whatever of vjax.training its sources import is among them, but what makes no step."""
     root = Path(cache.__file__).parents[1]

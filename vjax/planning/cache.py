@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
+
 import vjax
 from vjax.data.records import write_atomically
 from vjax.training import reporting
@@ -27,8 +29,11 @@ SOURCES = (
     'data/augment',
     'data/geometry.py',
     'axes.py',
+    'devices.py',
 )
 PACKAGES = ('jax', 'jaxlib', 'libtpu', 'flax', 'optax')
+# Of the environment: what compilers take options from.
+FLAGS = ('LIBTPU_INIT_ARGS', 'XLA_FLAGS')
 
 
 def default_folder() -> Path:
@@ -42,8 +47,12 @@ def versions() -> dict[str, str | None]:
 
 
 def key(**what: Any) -> str:
-    """A name for the result of a plan of `what`, a JSON value, by these sources and packages."""
-    return hashlib.sha256(json.dumps([what, edition()], sort_keys=True).encode()).hexdigest()[:32]
+    """A name for the result of a plan of `what`, a JSON value, by these sources, packages and flags."""
+    flags = {name: os.environ[name] for name in FLAGS if os.environ.get(name)}
+    if precision := jax.config.jax_default_matmul_precision:
+        flags['matmul_precision'] = precision
+    whole = json.dumps([what, edition(), flags], sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()[:32]
 
 
 def edition() -> str:
