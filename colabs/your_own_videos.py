@@ -56,7 +56,7 @@ folder = pathlib.Path(tempfile.mkdtemp())
 #     my_videos/test/jump/8.mp4    my_videos/test/run/9.mp4    ...
 #
 # In Colab, upload a zip file of them by the folder symbol on the left and unpack it with `!unzip
-# my_videos.zip`. Then set `VIDEOS = 'my_videos'`. As long as it is `None`, ten rendered videos of
+# /content/my_videos.zip`. Then set `VIDEOS = 'my_videos'`. As long as it is `None`, ten rendered videos of
 # each of six motions stand in.
 
 # %%
