@@ -259,6 +259,39 @@ def test_a_run_stopped_by_a_signal_saves_and_goes_on_exactly(
     assert 'is finished: all 6 steps are done' in caplog.text
 
 
+@pytest.mark.usefixtures('stop_after_three')
+def test_a_kill_during_the_evaluation_that_a_signal_left_costs_no_checkpoint(
+    digits, tmp_path, monkeypatch, caplog
+):
+    """The only checkpoint, first killed as its metrics are written."""
+    settings = ('checkpoint.every=3', 'checkpoint.keep_last=1')
+
+    def kept(workdir):
+        checkpoints = Checkpoints(workdir)
+        return checkpoints.steps, checkpoints.best_step()
+
+    with pytest.raises(SystemExit):
+        train(six_steps(digits, *settings), tmp_path / 'stopped')
+    monkeypatch.undo()
+    assert kept(tmp_path / 'stopped') == ([3], None)
+    saved_at = runs.load_run(tmp_path / 'stopped').saved_at
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr('vjax.training.checkpoints.write_atomically', killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(six_steps(digits, *settings), tmp_path / 'stopped')
+    assert kept(tmp_path / 'stopped') == ([3], None)
+    assert runs.load_run(tmp_path / 'stopped').saved_at == saved_at
+    caplog.set_level('INFO')
+    train(six_steps(digits, *settings), tmp_path / 'stopped')
+    assert 'at step 3' in caplog.text
+    train(six_steps(digits, *settings), tmp_path / 'straight')
+    assert kept(tmp_path / 'stopped') == kept(tmp_path / 'straight')
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_a_random_moment_goes_on_exactly(digits, tmp_path):
     """Sixty steps straight, and sixty with kill -9 and SIGTERM at random moments: equal to the bit."""

@@ -208,7 +208,7 @@ def train(
                 scores = validate(state, start_step)
                 if agreement.stop:
                     raise SystemExit(128 + agreement.stop)
-                checkpoints.save(state, about | {'owes_evaluation': False}, scores)
+                checkpoints.add_metrics(start_step, scores)
             for number, batch in enumerate(clock.each(INPUT, batches), start_step + 1):
                 train_step = train_steps[variant_of(number)]
                 with profile.step(number):

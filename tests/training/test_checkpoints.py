@@ -35,7 +35,7 @@ def abstract(mesh=None):
 def save(workdir, steps, scores=None, **options):
     checkpoints = Checkpoints(workdir, **options)
     for step in steps:
-        metrics = {'top1': scores[step]} if scores and step in scores else None
+        metrics = {'top1': scores[step]} if scores and scores.get(step) else None
         checkpoints.save(state_at(step), {'config': {'seed': 0}, 'step': step}, metrics)
     checkpoints.close()
     return Checkpoints(workdir, **options)
@@ -77,6 +77,57 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     assert checkpoints.steps == [2, 5, 6]
     assert checkpoints.best_step() == 2
     assert checkpoints.about(5) == {'config': {'seed': 0}, 'step': 5}
+
+
+@pytest.mark.parametrize('later', [1, 2, 3, 6])
+def test_metrics_that_come_later_count_as_those_saved_with_it(tmp_path, later):
+    scores = {1: 0.2, 2: 0.9, 3: 0.5, 6: 0.95}
+    options = {'keep_last': 1, 'keep_best': 2}
+    at_once = save(tmp_path / 'at_once', range(1, 8), scores, **options)
+    assert at_once.steps == [2, 6, 7]
+    for after in (later, 7):  # The end of the run, and what was saved after it went on.
+        steps = range(1, after + 1)
+        expected = save(tmp_path / f'{after}_at_once', steps, scores, **options)
+        checkpoints = save(
+            tmp_path / f'{after}', range(1, later + 1), scores | {later: None}, **options
+        )
+        assert checkpoints.steps[-1] == later
+        checkpoints.add_metrics(later, {'top1': scores[later], 'loss': float('nan')})
+        checkpoints.close()
+        resumed = save(tmp_path / f'{after}', range(later + 1, after + 1), scores, **options)
+        assert resumed.steps == expected.steps
+        assert resumed.best_step() == expected.best_step()
+
+
+def test_metrics_that_come_later_leave_the_state_and_settle_what_was_owed(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state_at(3), {'owes_evaluation': True})
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path)
+    saved_at = checkpoints.saved_at(3)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr('vjax.training.checkpoints.write_atomically', killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.add_metrics(3, {'top1': 0.5})
+    for owes in (True, False):
+        checkpoints = Checkpoints(tmp_path)
+        restored = checkpoints.restore_latest(abstract())
+        jax.tree.map(np.testing.assert_array_equal, restored, state_at(3))
+        assert checkpoints.about(3) == {'owes_evaluation': owes}
+        assert checkpoints.best_step() == (None if owes else 3)
+        assert checkpoints.saved_at(3) == saved_at
+        checkpoints.add_metrics(3, {'top1': 0.5})
+
+
+def test_a_checkpoint_is_never_written_over(tmp_path):
+    checkpoints = save(tmp_path, [1])
+    with pytest.raises(UserError, match='already exists'):
+        checkpoints.save(state_at(1), {})
+    assert int(Checkpoints(tmp_path).restore_latest(abstract()).step) == 1
 
 
 def test_the_best_of_multi_label_data_has_the_highest_map(tmp_path):

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import json
 import logging
 import math
 import shutil
@@ -21,6 +22,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import v1 as ocp
 
+from vjax.data.records import write_atomically
 from vjax.errors import UserError, explanation
 from vjax.training import processes
 from vjax.training.step import State
@@ -63,18 +65,19 @@ class Checkpoints:
         policies = ocp.training.preservation_policies
         self._last_save = time.monotonic()
         self.directory = Path(workdir).absolute() / 'checkpoints'
+        self._policy = policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(keep_last),
+                policies.BestN(
+                    get_metric_fn=_merit,
+                    n=keep_best,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
         self._checkpointer = ocp.training.Checkpointer(
             self.directory,
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(keep_last),
-                    policies.BestN(
-                        get_metric_fn=_merit,
-                        n=keep_best,
-                        keep_checkpoints_without_metrics=False,
-                    ),
-                ]
-            ),
+            preservation_policy=self._policy,
             cleanup_tmp_directories=remove_unfinished,
         )
 
@@ -94,13 +97,17 @@ class Checkpoints:
         return max(scored, key=lambda c: (_merit(c.metrics), c.step)).step if scored else None
 
     def about(self, step: int) -> dict[str, Any]:
-        """The JSON record of a checkpoint.
+        """The JSON record of a checkpoint; `owes_evaluation` is false once it was given its metrics.
 
         Raises:
             DamagedCheckpoint: it cannot be read.
         """
         try:
-            return self._checkpointer.metadata(step).custom_metadata['about']
+            metadata = self._checkpointer.metadata(step)
+            about = metadata.custom_metadata['about']
+            if metadata.metrics and 'owes_evaluation' in about:
+                about['owes_evaluation'] = False
+            return about
         except Exception as error:  # Whatever a damaged file makes Orbax raise.
             raise DamagedCheckpoint(
                 f'{self.directory / str(step)}: {_first_line(error)}'
@@ -128,7 +135,6 @@ class Checkpoints:
             int(state.step),
             {**items, **_with_suffix(_checksums(items))},
             force=True,
-            overwrite=True,
             metrics=dict(metrics) if metrics else None,
             custom_metadata={'about': dict(about)},
         )
@@ -144,6 +150,26 @@ class Checkpoints:
             self._guard(saving.result)
         except Exception as error:
             processes.end(error)
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Gives a checkpoint the metrics of an evaluation that came after it was saved.
+
+        Then those that are kept are the same as if they had been saved with it. Its arrays are not written
+        again, so that a kill leaves it as it is.
+        """
+        if jax.process_index() == 0:
+            folder = self.directory / str(step) / 'metrics'  # Where Orbax has, and looks for, them.
+            folder.mkdir(exist_ok=True)
+            write_atomically(folder / 'metrics', json.dumps(dict(metrics)))
+            self._checkpointer.reload()
+            checkpoints = self._checkpointer.checkpoints
+            context = ocp.training.preservation_policies.PreservationContext()
+            kept = self._policy.should_preserve(checkpoints, context=context)
+            for checkpoint, keep in zip(checkpoints, kept, strict=True):
+                if not keep:
+                    shutil.rmtree(self.directory / str(checkpoint.step))
+        _all_processes(True)  # Until they have been written.
+        self._checkpointer.reload()
 
     def save_model(self, params: Any) -> None:
         """Saves parameters alone, as those of step 0: a start for other runs, which resumes none.
