@@ -1,3 +1,4 @@
+import errno
 import queue
 import re
 import sys
@@ -10,9 +11,9 @@ import numpy as np
 import optax
 import pytest
 
-from vjax.errors import UserError
+from vjax.errors import UserError, explanation
 from vjax.training import processes, sharding
-from vjax.training.checkpoints import Checkpoints
+from vjax.training.checkpoints import Checkpoints, DamagedCheckpoint, UnreadableCheckpoint
 from vjax.training.step import abstract_state, init_state
 
 TX = optax.adamw(0.1)
@@ -79,7 +80,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     assert checkpoints.about(5) == {'config': {'seed': 0}, 'step': 5}
 
 
-@pytest.mark.parametrize('later', [1, 2, 3, 6])
+@pytest.mark.parametrize('later', [3, 6])
 def test_metrics_that_come_later_count_as_those_saved_with_it(tmp_path, later):
     scores = {1: 0.2, 2: 0.9, 3: 0.5, 6: 0.95}
     options = {'keep_last': 1, 'keep_best': 2}
@@ -208,6 +209,124 @@ def test_a_disk_that_is_full_is_said_and_the_checkpoints_stay_whole(tmp_path, mo
         checkpoints.save(state_at(2), {})
     assert not unfinished.exists()
     assert int(Checkpoints(tmp_path).restore_latest(abstract()).step) == 1
+
+
+def failing_reads(checkpoints, monkeypatch, error, times):
+    """Reading fails so many times; returns how often it was tried."""
+    read, tried = checkpoints._checkpointer.load_checkpointables, []
+
+    def fail(step, abstract):
+        tried.append(step)
+        if len(tried) <= times:
+            raise error
+        return read(step, abstract)
+
+    monkeypatch.setattr(checkpoints._checkpointer, 'load_checkpointables', fail)
+    monkeypatch.setattr('vjax.training.checkpoints.RETRY_SECONDS', 0)
+    return tried
+
+
+REFUSALS = [
+    PermissionError(errno.EACCES, 'Permission denied'),
+    ValueError("PERMISSION_DENIED: Failed to open: Permission denied [os_error_code='13']"),
+    ValueError('UNAUTHENTICATED: who are you?'),
+]
+PASSING = [
+    OSError(errno.EIO, 'Input/output error'),
+    OSError(errno.ESTALE, 'Stale file handle'),
+    TimeoutError('Timed out'),
+    MemoryError(),
+    ValueError("UNKNOWN: Error reading local file: Input/output error [os_error_code='5']"),
+    ValueError('ABORTED: Stale file handle'),
+    ValueError('Error opening driver: DEADLINE_EXCEEDED: no answer'),
+    ValueError('RESOURCE_EXHAUSTED: Too many open files'),
+    ValueError('UNAVAILABLE: connection reset'),
+    jax.errors.JaxRuntimeError('INTERNAL: a device fell off'),
+]
+DAMAGE = [
+    FileNotFoundError(errno.ENOENT, 'No such file'),
+    ValueError('NOT_FOUND: Metadata at local file does not exist'),
+    ValueError("NOT_FOUND: Failed to open: No such file or directory [os_error_code='2']"),
+    ValueError('DATA_LOSS: checksum mismatch'),
+    KeyError('tree'),
+]
+
+
+def test_a_checkpoint_that_can_be_read_again_is_read(tmp_path, monkeypatch):
+    checkpoints = save(tmp_path, [1, 2])
+    tried = failing_reads(checkpoints, monkeypatch, PASSING[0], times=1)
+    assert int(checkpoints.restore_latest(abstract()).step) == 2
+    assert tried == [2, 2]
+    assert checkpoints.steps == [1, 2]
+
+
+@pytest.mark.parametrize('error', REFUSALS + PASSING, ids=str)
+def test_a_passing_error_of_reading_moves_nothing(error, tmp_path, monkeypatch):
+    checkpoints = save(tmp_path, [1])
+    kind = UserError if error in REFUSALS else UnreadableCheckpoint
+    for read in (
+        lambda: checkpoints.restore_latest(abstract()),
+        lambda: checkpoints.load_model(1, {}),
+    ):
+        tried = failing_reads(checkpoints, monkeypatch, error, times=2)
+        with pytest.raises(kind, match=r'cannot read checkpoint 1 of .*; nothing was') as raised:
+            read()
+        assert tried == [1, 1]
+        # The exit code, after which launchers start again or not.
+        assert bool(explanation(raised.value)) == (kind is UserError)
+        monkeypatch.undo()
+    assert Checkpoints(tmp_path).steps == [1]
+
+
+@pytest.mark.parametrize('error', DAMAGE, ids=str)
+def test_damage_is_not_waited_for(error, tmp_path, monkeypatch):
+    checkpoints = save(tmp_path, [1, 2])
+    tried = failing_reads(checkpoints, monkeypatch, error, times=1)
+    assert int(checkpoints.restore_latest(abstract()).step) == 1
+    assert tried == [2, 1]
+    assert (tmp_path / 'damaged_checkpoints' / '2').is_dir()
+    failing_reads(checkpoints, monkeypatch, error, times=1)
+    with pytest.raises(DamagedCheckpoint):
+        checkpoints.load_model(1, {})
+
+
+def test_a_record_that_cannot_be_read_now_is_not_damaged(tmp_path, monkeypatch):
+    checkpoints = save(tmp_path, [1, 2])
+    monkeypatch.setattr('vjax.training.checkpoints.RETRY_SECONDS', 0)
+
+    def fail(_):
+        raise OSError(errno.EIO, 'Input/output error')
+
+    monkeypatch.setattr(checkpoints._checkpointer, 'metadata', fail)
+    for read in (lambda: checkpoints.restore_latest(abstract()), lambda: checkpoints.about(2)):
+        with pytest.raises(UnreadableCheckpoint, match='nothing was moved'):
+            read()
+    assert Checkpoints(tmp_path).steps == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ('others', 'kind'),
+    [(1, UnreadableCheckpoint), (2, UserError), (3, DamagedCheckpoint)],
+)
+def test_what_another_process_cannot_read_none_reads(others, kind, tmp_path, monkeypatch):
+    checkpoints, tried = Checkpoints(tmp_path), []
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    monkeypatch.setattr(
+        'vjax.training.checkpoints.multihost_utils.process_allgather',
+        lambda own: np.stack([own, np.full_like(own, others)]),
+    )
+    with pytest.raises(kind, match='another process cannot read it'):
+        checkpoints._read(1, lambda: tried.append(1))
+    assert tried == [1]  # Orbax's barriers would no longer fit together.
+
+
+def test_too_little_memory_is_no_damage(tmp_path, monkeypatch):
+    checkpoints = save(tmp_path, [1, 2])
+    error = jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')
+    tried = failing_reads(checkpoints, monkeypatch, error, times=1)
+    with pytest.raises(jax.errors.JaxRuntimeError, match='Out of memory'):
+        checkpoints.restore_latest(abstract())
+    assert tried == [2]
 
 
 def test_a_closed_event_loop_is_no_news(tmp_path, monkeypatch):

@@ -1,16 +1,19 @@
 """Checkpoints of a run: asynchronous, the last few and the best kept, damaged ones stepped over."""
 
+import enum
+import errno
 import functools
 import gc
 import json
 import logging
 import math
+import re
 import shutil
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +26,39 @@ from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import v1 as ocp
 
 from vjax.data.records import write_atomically
-from vjax.errors import UserError, explanation
+from vjax.errors import REFUSALS, UserError, explanation
 from vjax.training import processes
 from vjax.training.step import State
 
 # What the best checkpoint is the best by: the first of these that an evaluation has.
 BEST = ('mAP', 'top1')
+# How long a file that could not be read is given, as the storage behind it may be back by then.
+RETRY_SECONDS = 5
+# What TensorStore says of a file of which nobody knows whether it is whole, and where it quotes `errno`.
+REFUSED = re.compile(r'\b(PERMISSION_DENIED|UNAUTHENTICATED): ')
+PASSING = re.compile(r'\b(ABORTED|CANCELLED|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|UNAVAILABLE): ')
+OS_ERROR = re.compile(r"\[os_error_code='(\d+)'")
 log = logging.getLogger(__name__)
 
 
 class DamagedCheckpoint(Exception):
     """A checkpoint that cannot be read back as it was written."""
+
+
+class UnreadableCheckpoint(OSError):
+    """A checkpoint that cannot be read now, of which nothing says that it is damaged.
+
+    No UserError: it may have passed when a launcher starts the command again.
+    """
+
+
+class _Outcome(enum.IntEnum):
+    """What came of reading a checkpoint; of several processes the greatest counts, as damage is one's."""
+
+    READ = 0
+    UNREADABLE = 1
+    REFUSED = 2
+    DAMAGED = 3
 
 
 class Checkpoints:
@@ -100,18 +125,21 @@ class Checkpoints:
         """The JSON record of a checkpoint; `owes_evaluation` is false once it was given its metrics.
 
         Raises:
-            DamagedCheckpoint: it cannot be read.
+            DamagedCheckpoint: it is damaged.
+            UserError: its files are refused.
+            UnreadableCheckpoint: it cannot be read for another reason.
         """
         try:
-            metadata = self._checkpointer.metadata(step)
-            about = metadata.custom_metadata['about']
-            if metadata.metrics and 'owes_evaluation' in about:
-                about['owes_evaluation'] = False
-            return about
+            return self._about(step)
         except Exception as error:  # Whatever a damaged file makes Orbax raise.
-            raise DamagedCheckpoint(
-                f'{self.directory / str(step)}: {_first_line(error)}'
-            ) from error
+            raise self._unread(step, _outcome(error), error) from error
+
+    def _about(self, step: int) -> dict[str, Any]:
+        metadata = self._checkpointer.metadata(step)
+        about = metadata.custom_metadata['about']
+        if metadata.metrics and 'owes_evaluation' in about:
+            about['owes_evaluation'] = False
+        return about
 
     def saved_at(self, step: int) -> int | None:
         """When the checkpoint of a step was done, in nanoseconds since 1970; None where it does not say."""
@@ -188,34 +216,35 @@ class Checkpoints:
         """`{'params': ..., 'ema': ...}` of a step, in the shapes and shardings of `abstract`.
 
         Raises:
-            DamagedCheckpoint: it cannot be read, or differs from what was written.
+            DamagedCheckpoint: it is damaged, or differs from what was written.
+            UserError: its files are refused.
+            UnreadableCheckpoint: it cannot be read for another reason.
         """
-        return self._load(step, {'model': dict(abstract)})['model']
+        return self._read(step, lambda: self._load(step, {'model': dict(abstract)}))['model']
 
     def restore_latest(self, abstract: State) -> State | None:
         """The newest state that can be read; None where there is no checkpoint at all.
 
         A damaged checkpoint is said in the log and the one before it is tried; once one was read, the
-        damaged ones are moved to `<workdir>/damaged_checkpoints`.
+        damaged ones are moved to `<workdir>/damaged_checkpoints`. One that cannot be read for another
+        reason is not damaged: nothing is moved.
 
         Raises:
-            UserError: there are checkpoints and all of them are damaged.
+            UserError: there are checkpoints and all of them are damaged, or the files of one are refused.
+            UnreadableCheckpoint: one cannot be read for another reason.
         """
+
+        def read(step):
+            items = self._load(step, _split(abstract))
+            self._about(step)  # The trainer reads it next.
+            return items
+
         steps, damaged = self.steps, []
         for step in reversed(steps):
-            found = None
             try:
-                items = self._load(step, _split(abstract))
-                self.about(step)  # The trainer reads it next.
+                items = self._read(step, functools.partial(read, step))
             except DamagedCheckpoint as error:
-                found = error
-                if jax.process_count() > 1:
-                    # At once: the others may wait for this one's part of it, for five minutes at most.
-                    number = jax.process_index()
-                    log.warning('process %d cannot read checkpoint %d: %s', number, step, error)
-            if not _all_processes(found is None):
-                reason = found or 'another process cannot read it'
-                log.warning('checkpoint %s of %s is damaged: %s', step, self.directory, reason)
+                log.warning('checkpoint %s of %s is damaged: %s', step, self.directory, error)
                 damaged.append(step)
                 continue
             self._move_aside(damaged)
@@ -226,6 +255,53 @@ class Checkpoints:
                 f'another --workdir.'
             )
         return None
+
+    def _read(self, step: int, read: Callable[[], Any]) -> Any:
+        """What `read` returns; of several processes, all get theirs or none does.
+
+        What does not say that the checkpoint is damaged is tried once more, by a process alone: of several,
+        Orbax's barriers may no longer fit together, and the launcher starts all of them again.
+        """
+        for last in (False, True):
+            found = error = None
+            try:
+                found = read()
+            except Exception as caught:  # Whatever a damaged file makes Orbax raise.
+                if _of_devices(caught) and explanation(caught):
+                    raise  # Of too little memory.
+                error = caught
+                if jax.process_count() > 1:
+                    # At once: the others may wait for this one's part of it, for five minutes at most.
+                    number, said = jax.process_index(), _first_line(error)
+                    log.warning('process %d cannot read checkpoint %d: %s', number, step, said)
+            outcome = _worst(_outcome(error))
+            if outcome is _Outcome.READ:
+                return found
+            if last or outcome is _Outcome.DAMAGED or jax.process_count() > 1:
+                raise self._unread(step, outcome, error) from error
+            log.warning(
+                'checkpoint %d of %s could not be read; once more in %d seconds',
+                *(step, self.directory, RETRY_SECONDS),
+            )
+            time.sleep(RETRY_SECONDS)
+
+    def _unread(self, step: int, outcome: _Outcome, error: Exception | None) -> Exception:
+        """What to raise for a checkpoint that was not read; the error is None if it was another's."""
+        reason = 'another process cannot read it'
+        if error is not None:
+            reason = str(error) if isinstance(error, DamagedCheckpoint) else _first_line(error)
+        if outcome is _Outcome.DAMAGED:
+            return DamagedCheckpoint(reason)
+        where = f'cannot read checkpoint {step} of {self.directory}: {reason}'
+        if outcome is _Outcome.REFUSED:
+            return UserError(
+                f'{where}; nothing was moved: see that this user may read its files, and run the same '
+                f'command again.'
+            )
+        return UnreadableCheckpoint(
+            f'{where}; nothing was moved, as it may be whole: see that its disk can be read, and run the '
+            f'same command again.'
+        )
 
     def _move_aside(self, steps: Sequence[int]) -> None:
         for step in steps if jax.process_index() == 0 else ():
@@ -254,10 +330,6 @@ class Checkpoints:
             warnings.simplefilter('ignore', RuntimeWarning)
             try:
                 found = self._checkpointer.load_checkpointables(step, {**abstract, **sums})
-            except Exception as error:  # Whatever a damaged file makes Orbax and TensorStore raise.
-                if explanation(error):
-                    raise  # Of too little memory, or a file that is another user's.
-                raise DamagedCheckpoint(_first_line(error)) from error
             finally:
                 gc.collect()
                 sys.unraisablehook = hook
@@ -300,6 +372,46 @@ def _unless_closed_loop(hook, unraisable) -> None:
 def _of_devices(error: BaseException) -> bool:
     """Whether it is no file, but the devices or the other processes, that failed."""
     return isinstance(error, jax.errors.JaxRuntimeError) or processes.lost_others(error)
+
+
+def _outcome(error: Exception | None) -> _Outcome:
+    """What an error of reading tells of the checkpoint; it is damaged unless something else is known."""
+    for each in _chain(error):
+        if _mendable(each):
+            return _Outcome.REFUSED
+        if _passing(each):
+            return _Outcome.UNREADABLE
+    return _Outcome.DAMAGED if error else _Outcome.READ
+
+
+def _worst(outcome: _Outcome) -> _Outcome:
+    """Of all processes; none returns before all have asked."""
+    return _Outcome(int(np.max(multihost_utils.process_allgather(np.asarray(outcome)))))
+
+
+def _mendable(error: BaseException) -> bool:
+    """Whether it says what a person has to mend, in the words of Python, jax or TensorStore."""
+    if explanation(error) or REFUSED.search(str(error)):
+        return True
+    return _os_error(error) in REFUSALS
+
+
+def _passing(error: BaseException) -> bool:
+    """Whether it may be another time, and tells nothing of what is in a file."""
+    if _of_devices(error) or isinstance(error, MemoryError) or PASSING.search(str(error)):
+        return True
+    code = _os_error(error)
+    if code is None:
+        return isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+    return code != errno.ENOENT
+
+
+def _os_error(error: BaseException) -> int | None:
+    """The `errno` that it has, or that TensorStore tells of."""
+    if isinstance(error, OSError):
+        return error.errno
+    said = OS_ERROR.search(str(error))
+    return int(said[1]) if said else None
 
 
 def _all_processes(true: bool) -> bool:
