@@ -126,7 +126,7 @@ def test_metrics_that_come_later_leave_the_state_and_settle_what_was_owed(tmp_pa
 
 def test_a_checkpoint_is_never_written_over(tmp_path):
     checkpoints = save(tmp_path, [1])
-    with pytest.raises(UserError, match='already exists'):
+    with pytest.raises(Exception, match='already exists'):
         checkpoints.save(state_at(1), {})
     assert int(Checkpoints(tmp_path).restore_latest(abstract()).step) == 1
 
@@ -209,6 +209,43 @@ def test_a_disk_that_is_full_is_said_and_the_checkpoints_stay_whole(tmp_path, mo
         checkpoints.save(state_at(2), {})
     assert not unfinished.exists()
     assert int(Checkpoints(tmp_path).restore_latest(abstract()).step) == 1
+
+
+@pytest.mark.parametrize(
+    ('error', 'code'),
+    [
+        (OSError(errno.EIO, 'Input/output error'), 1),
+        (ValueError("UNKNOWN: Error writing: Input/output error [os_error_code='5']"), 1),
+        (ValueError('UNAVAILABLE: try again'), 1),
+        (RuntimeError('unforeseen'), 1),
+        (OSError(errno.ENOSPC, 'No space left on device'), 2),
+        (ValueError('RESOURCE_EXHAUSTED: Failed writing: Disk quota exceeded'), 2),
+        (PermissionError(errno.EACCES, 'Permission denied'), 2),
+        (OSError(errno.EROFS, 'Read-only file system'), 2),
+        (
+            ValueError("PERMISSION_DENIED: Failed to open: Permission denied [os_error_code='13']"),
+            2,
+        ),
+    ],
+)
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_only_what_a_person_can_mend_is_a_reason_not_to_start_again(
+    error, code, wrapped, tmp_path, monkeypatch
+):
+    """The exit code of a failed write, as launchers restart after 1 and not after 2."""
+    checkpoints = Checkpoints(tmp_path)
+
+    def fail(*_, **__):
+        if wrapped:
+            raise ValueError('save failed') from error
+        raise error
+
+    monkeypatch.setattr(checkpoints._checkpointer, 'save_checkpointables_async', fail)
+    with pytest.raises(Exception) as raised:  # noqa: PT011
+        checkpoints.save(state_at(2), {})
+    assert (2 if explanation(raised.value) else 1) == code
+    said = [str(raised.value), *getattr(raised.value, '__notes__', ())]
+    assert any('checkpoints before it' in each and 'are whole' in each for each in said)
 
 
 def failing_reads(checkpoints, monkeypatch, error, times):
@@ -371,7 +408,7 @@ def test_a_save_that_fails_because_another_process_ended_does_not_blame_the_disk
             raise RuntimeError('the barrier failed') from error
 
     monkeypatch.setattr(checkpoints._checkpointer, 'save_checkpointables_async', alone)
-    with pytest.raises(UserError, match='could not write a checkpoint'):
+    with pytest.raises(RuntimeError, match='the barrier failed'):
         checkpoints.save(state_at(2), {})
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
     with pytest.raises(kind, match='Gloo'):

@@ -154,7 +154,7 @@ class Checkpoints:
         """Starts saving; returns once the state has been copied off the devices.
 
         Raises:
-            UserError: this or an earlier save could not be written.
+            UserError: this or an earlier save could not be written, which somebody has to mend.
         """
         self._last_save = time.monotonic()
         items = _split(state)
@@ -203,7 +203,7 @@ class Checkpoints:
         """Saves parameters alone, as those of step 0: a start for other runs, which resumes none.
 
         Raises:
-            UserError: they could not be written.
+            UserError: they could not be written, which somebody has to mend.
         """
         items = {'model': {'params': params, 'ema': None}}
         self._guard(
@@ -318,7 +318,7 @@ class Checkpoints:
         """Returns when everything is on disk, and frees the checkpointer's threads.
 
         Raises:
-            UserError: it could not be written, for instance because the disk is full.
+            UserError: it could not be written, which somebody has to mend, as a full disk.
         """
         self._guard(self._checkpointer.close)
 
@@ -347,10 +347,16 @@ class Checkpoints:
             left = self.directory.glob('*.orbax-checkpoint-tmp')
             for unfinished in left if jax.process_index() == 0 else ():
                 shutil.rmtree(unfinished, ignore_errors=True)
-            full = any('No space left' in str(each) for each in _chain(error))
+            full = any(
+                re.search('No space left|quota exceeded', str(each)) for each in _chain(error)
+            )
             of_others = [each for each in _chain(error) if _of_devices(each)]
             if of_others and not full and jax.process_count() > 1:
                 raise of_others[0] from None  # See `processes.together`.
+            if not full and _outcome(error) is not _Outcome.REFUSED:
+                # It may have passed when a launcher starts the command again.
+                error.add_note(f'The checkpoints before it in {self.directory} are whole.')
+                raise
             said = 'the disk is full' if full else _first_line(error)
             raise UserError(
                 f'could not write a checkpoint to {self.directory}: {said}; mend that and run the same '
