@@ -622,6 +622,19 @@ def test_a_run_knows_the_grid_that_its_positions_were_trained_on(straight):
 # --- Evaluation ---
 
 
+def test_the_best_of_all_evaluations_is_kept(digits, tmp_path, monkeypatch):
+    """Not of those that fall on a checkpoint."""
+    top1 = iter([0.2, 0.7, 0.1])
+    scores = ({'loss': 1.0, 'top1': each, 'num_videos': 12} for each in top1)
+    monkeypatch.setattr(command, 'evaluate', lambda *_: next(scores))
+    train(
+        six_steps(digits, 'eval.every=2', 'checkpoint.every=100', 'checkpoint.keep_last=1'),
+        tmp_path,
+    )
+    assert Checkpoints(tmp_path).steps == [4, 6]
+    assert Checkpoints(tmp_path).best_step() == 4
+
+
 def test_evaluation_does_not_depend_on_the_batch_size(straight):
     results = [evaluate_run(straight, views='2x1', batch_size=size) for size in (8, 16)]
     assert results[0]['num_videos'] == results[1]['num_videos'] == 12

@@ -230,6 +230,8 @@ def train(
 
                 evaluates = validates and (last or number % config.eval.every == 0)
                 saves = last or agreement.stop or overdue or number % config.checkpoint.every == 0
+                # The best of all evaluations, not of those that fall on a checkpoint.
+                saves |= evaluates and config.checkpoint.keep_best > 0
                 if evaluates or saves:
                     # Nothing is scored or saved before it is known to be finite.
                     with clock(DEVICE):
