@@ -6,6 +6,7 @@ import math
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -587,6 +588,21 @@ def test_a_workdir_below_a_link_that_leads_nowhere_is_named(tmp_path):
 def test_weights_that_a_resumed_run_has_no_use_for_are_said(straight, digits, caplog):
     train(six_steps(digits, 'init_from=elsewhere'), straight)
     assert 'config.init_from=elsewhere is not used' in caplog.text
+
+
+def test_a_resumed_run_says_where_its_data_set_is_now(straight, digits, tmp_path):
+    shutil.copytree(straight, tmp_path / 'run')
+    (tmp_path / 'moved').symlink_to(digits)
+    overrides = ('init_from=elsewhere', 'eval.batch_size=16')
+    train(six_steps(tmp_path / 'moved', *overrides), tmp_path / 'run')
+    before, now = (
+        json.loads((folder / 'config.json').read_text()) for folder in (straight, tmp_path / 'run')
+    )
+    assert now['config'] == before['config'] | {
+        'dataset': before['config']['dataset'] | {'path': str(tmp_path / 'moved')},
+        'eval': before['config']['eval'] | {'batch_size': 16},
+    }
+    assert now | {'config': None} == before | {'config': None}
 
 
 def test_the_encoder_of_a_probe_is_told_the_grid_that_it_was_trained_on(straight):

@@ -326,7 +326,10 @@ def open_workdir(
                 'these weights, choose another --workdir',
                 *(workdir, config.init_from),
             )
-    elif jax.process_index() == 0:
+        # Of what may change, as it is now: another place of the data set. But not what it once began with.
+        began = {key: saved['config'][key] for key in ('init_from', 'adapt')}
+        about = saved | about | {'config': about['config'] | began}
+    if jax.process_index() == 0:
         runs.write_about(workdir, about)
     return checkpoints
 
