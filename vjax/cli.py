@@ -48,9 +48,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     logging.getLogger('vjax').setLevel(logging.INFO)
     logging.getLogger('absl').setLevel(logging.CRITICAL)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors='backslashreplace'
-        )  # File names may be anything, as on stderr.
+        # File names may be anything; stderr takes them as it is.
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         code = main(sys.argv[1:]) or 0
         sys.stdout.flush()

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
         'bfloat16; nothing was run.',
         '',
         f'| Model | Contender | Without | {" | ".join(f"`{flag}`" for flag in FLAGS)} |',
-        f'| --- | --- | ---: | {" ---: |" * len(FLAGS)}',
+        f'| --- | --- | ---: |{" ---: |" * len(FLAGS)}',
     ]
     works = {work.name: work for group in groups('full', 'bfloat16') for work in group}
     for model, contender in STEPS:
