@@ -163,7 +163,7 @@ class Attention(nn.Module):
             dot_general=dot_general,
             name='out',
         )
-        return keep(out(keep(attended)))
+        return keep(out(attended))
 
     def attend(
         self,
@@ -187,7 +187,7 @@ class Attention(nn.Module):
         weights_are_wanted = self.is_mutable_collection('intermediates') or (train and self.dropout)
         in_parts = type(self).scores is Attention.scores and not weights_are_wanted
         if in_parts and blockwise.pays(key):
-            return blockwise.attention(query, key, value)
+            return keep(blockwise.attention(query, key, value))
         if in_parts and headwise.pays(query, key):
             return headwise.attention(query, key, value)
         return self.mix(self.scores(query, key), value, train, name)
@@ -212,7 +212,7 @@ class Attention(nn.Module):
         weights = jax.nn.softmax(scores).astype(value.dtype)
         self.sow('intermediates', name, weights)
         weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
-        return jnp.einsum('bhqm,bmhk->bqhk', weights, value)
+        return keep(jnp.einsum('bhqm,bmhk->bqhk', weights, value))
 
 
 class DropPath(nn.Module):

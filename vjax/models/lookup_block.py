@@ -79,7 +79,7 @@ class Infuse(layers.Attention):
         infused = jnp.einsum('bhmn,bmhk->bnhk', weights, keep(value(compressed)))
         if not self.projection:
             return infused.reshape(*infused.shape[:2], width)
-        return self.merge(infused, width)
+        return self.merge(keep(infused), width)
 
 
 class LookupBlock(nn.Module):
