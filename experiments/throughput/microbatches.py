@@ -20,8 +20,8 @@ HERE = Path(__file__).parent
 CONFIGS = (
     'vivit/kinetics400.py:variant=B/16x2',
     'vivit/kinetics400.py:attention=spacetime',
-    'mtv/kinetics400.py:variant=B/2+S/4+Ti/8',
     'lookupvit/kinetics400.py:variant=B/16x2',
+    'mtv/kinetics400.py:variant=B/2+S/4+Ti/8',
 )
 CLIPS = 8  # On each chip.
 PIECES = (1, 2, 4, 8)
