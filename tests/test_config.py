@@ -103,6 +103,8 @@ def test_profiled_steps_that_are_none_are_refused(config, steps):
             r"weight_decay: -0\.5 for '\.\*' should be at least 0",
         ),
         ("optimizer.learning_rate_scale=(('.*', -1.0),)", r'learning_rate_scale: -1\.0 for'),
+        ("optimizer.learning_rate_scale=(('.*', (1.0, -1.0)),)", r'\(1\.0, -1\.0\) for'),
+        ("optimizer.learning_rate_scale=(('.*', ()),)", None),  # `optimizer.build` knows how many.
         ('optimizer.b2=1.0', r'b2=1 should be below 1'),
     ],
 )
@@ -188,6 +190,7 @@ def test_a_model_has_a_name_and_a_number_of_classes(config, key):
 def test_lists_do_for_tuples(config):
     values = config.to_dict()
     values['optimizer']['weight_decay'] = [['.*', 0]]
+    values['optimizer']['learning_rate_scale'] = [['blocks/.*', [0.1, 1]], ['.*', 1]]
     values['model']['tubelet'] = [2, 8, 8]
     configs.check(ConfigDict(values))
 

@@ -259,7 +259,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     _check_finite(config)
     for key in ('optimizer.weight_decay', 'optimizer.learning_rate_scale'):
         for pattern, value in functools.reduce(operator.getitem, key.split('.'), config):
-            if min(value) < 0 if isinstance(value, tuple) else value < 0:
+            factors = value if isinstance(value, list | tuple) else [value]
+            if any(factor < 0 for factor in factors):
                 raise UserError(f'config.{key}: {value} for {pattern!r} should be at least 0.')
     for key in ('b1', 'b2'):
         if config.optimizer[key] == 1:  # Nothing divided by nothing, in the first step.
