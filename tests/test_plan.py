@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
 from vjax import cli, plan
@@ -212,9 +212,25 @@ def test_memory_is_that_of_the_split_state(tiny):
 def test_what_is_computed_again_is_not_kept():
     def kept(remat):
         config = cli.load_config(TINY, [f'--config.model.remat={remat}', '--config.model.depth=8'])
-        return activations_of_a_clip(assembled(config).assembly, config)
+        made = assembled(config)
+        return activations_of_a_clip(made.assembly, config, made.mesh.abstract_mesh)
 
     assert kept('none') > kept('dots') > kept('full')
+
+
+def test_activations_are_those_of_the_devices_attention():
+    """On TPUs attention's weights are not kept, 256 x 256 of 2 heads in each of 2 layers."""
+    changes = ['attention=spacetime', 'tubelet=(1,4,4)', 'remat=none']
+    config = cli.load_config(TINY, [f'--config.model.{change}' for change in changes])
+    made = assembled(config)
+
+    def kept(platform):
+        device = AbstractDevice(platform, 1, platform)
+        mesh = AbstractMesh((8,), ('data',), abstract_device=device)
+        return activations_of_a_clip(made.assembly, config, mesh)
+
+    weights = 2 * 2 * 256 * 256 * 4
+    assert kept('tpu') + weights < kept('cpu')
 
 
 @pytest.mark.parametrize(
@@ -437,7 +453,11 @@ def test_a_plan_with_other_flags_of_the_compiler_is_another(monkeypatch):
     names.add(cache.key(config={}))
     with jax.default_matmul_precision('highest'):
         names.add(cache.key(config={}))
-    assert len(names) == 3
+    with jax.enable_x64(True):
+        names.add(cache.key(config={}))
+    with jax.default_prng_impl('rbg'):
+        names.add(cache.key(config={}))
+    assert len(names) == 5
 
 
 def test_the_edition_is_of_all_that_the_step_is_made_of():

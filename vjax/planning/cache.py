@@ -34,6 +34,13 @@ SOURCES = (
 PACKAGES = ('jax', 'jaxlib', 'libtpu', 'flax', 'optax')
 # Of the environment: what compilers take options from.
 FLAGS = ('LIBTPU_INIT_ARGS', 'XLA_FLAGS')
+# Of jax: what makes another program of the same sources.
+OPTIONS = (
+    'jax_default_matmul_precision',
+    'jax_default_prng_impl',
+    'jax_enable_x64',
+    'jax_threefry_partitionable',
+)
 
 
 def default_folder() -> Path:
@@ -49,8 +56,7 @@ def versions() -> dict[str, str | None]:
 def key(**what: Any) -> str:
     """A name for the result of a plan of `what`, a JSON value, by these sources, packages and flags."""
     flags = {name: os.environ[name] for name in FLAGS if os.environ.get(name)}
-    if precision := jax.config.jax_default_matmul_precision:
-        flags['matmul_precision'] = precision
+    flags |= {name: str(getattr(jax.config, name)) for name in OPTIONS}
     whole = json.dumps([what, edition(), flags], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()[:32]
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from vjax import config as configs
 from vjax.data.geometry import window_size
@@ -117,6 +117,7 @@ def bytes_on_a_chip(tree: Any) -> int:
 def activations_of_a_clip(
     assembly: Assembly,
     config: ml_collections.ConfigDict,
+    mesh: AbstractMesh,
     num_clips: int = 1,
     tile: tuple[int, int] = (1, 1),
 ) -> float:
@@ -129,13 +130,14 @@ def activations_of_a_clip(
     Args:
         assembly: model and shapes.
         config: of the clips.
+        mesh: of the devices, on whose kind it depends what attention keeps.
         num_clips: on a chip; together they may fill tiles better.
         tile: of the chip; an array is taken to lie in the order of axes that wastes least.
     """
     model = assembly.model
 
     def kept_by(model):
-        return _kept(model, assembly, config, num_clips, tile)
+        return _kept(model, assembly, config, mesh, num_clips, tile)
 
     kept = kept_by(model)
     if getattr(model, 'remat', 'none') == 'none':
@@ -150,9 +152,15 @@ def _kept(
     model: Any,
     assembly: Assembly,
     config: ml_collections.ConfigDict,
+    mesh: AbstractMesh,
     num_clips: int,
     tile: tuple[int, int],
 ) -> float:
+    device = mesh.abstract_device
+    # Nothing is split. But a CPU's own attention is for one of them alone.
+    num_devices = mesh.size if device.platform == 'cpu' else 1
+    apart = AbstractMesh((num_devices,), ('chip',), abstract_device=device)
+
     def saved(num_clips):
         def residuals(params, video):
             def forward(params):
@@ -166,7 +174,8 @@ def _kept(
             return jax.vjp(forward, params)[1]
 
         video = jax.ShapeDtypeStruct((num_clips, *configs.clip_shape(config)), jnp.float32)
-        return jax.tree.leaves(jax.eval_shape(residuals, assembly.shapes, video))
+        with jax.sharding.use_abstract_mesh(apart):
+            return jax.tree.leaves(jax.eval_shape(residuals, assembly.shapes, video))
 
     of_clips = [
         tiled_size(leaf.shape, tile) * leaf.dtype.itemsize

@@ -213,7 +213,9 @@ def _memory(
     )
     splits = num_parts(compiled.mesh, (*BATCH_AXES, TIME_AXIS))
     clips = config.batch_size / config.accumulate / splits
-    a_clip = activations_of_a_clip(assembly, config, max(1, int(clips)), chip.tile)
+    a_clip = activations_of_a_clip(
+        assembly, config, compiled.mesh.abstract_mesh, max(1, int(clips)), chip.tile
+    )
     activations = round(clips * a_clip)
     if compiled.step is None:
         temporaries = compiled.temporaries
