@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments.apart import apart
-from experiments.throughput import contenders, limit, microbatches, plots, run, tables
+from experiments.throughput import contenders, flags, limit, microbatches, plots, run, tables
 from experiments.throughput.work import Work, groups
 from vjax.errors import UserError
 from vjax.models import fields
@@ -165,6 +165,14 @@ def test_estimates_say_what_does_not_fit_and_hold_efficient_models_against_other
         works[name]['contenders'] |= unrolled
     *_, last = tables.planned({'topology': 'v5e:2x2', 'works': works}).splitlines()
     assert last == '| B | A | 2.50 | 1.00 |'
+
+
+def test_a_step_may_not_fit_with_a_flag_or_without():
+    missing, slow, fast = {'missing': 'does not fit'}, {'step': 0.1}, {'step': 0.05}
+    assert flags.cell(slow) == '100.0'
+    assert flags.cell(fast, slow) == '50.0 (2.00)'
+    assert flags.cell(fast, missing) == '50.0'
+    assert flags.cell(missing, slow) == flags.cell(missing) == 'does not fit'
 
 
 def test_a_batch_that_does_not_fit_as_a_whole_may_in_microbatches():

@@ -6,6 +6,7 @@ LIBTPU_INIT_ARGS=--FLAG=VALUE.
 """
 
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -50,13 +51,20 @@ def main(argv: list[str]) -> None:
             planned.estimate(contender, work, args.topology, options)
             for options in ({}, *(dict([flag.split('=')]) for flag in FLAGS))
         )
-        cells = [f'{1e3 * without["step"]:.1f}']
-        cells += [
-            f'{1e3 * one["step"]:.1f} ({without["step"] / one["step"]:.2f})' for one in others
-        ]
+        cells = [cell(without), *(cell(one, without) for one in others)]
         lines.append(f'| {model} | {contender} | {" | ".join(cells)} |')
         print(lines[-1], flush=True)
         (HERE / 'table_flags.md').write_text('\n'.join(lines) + '\n')
+
+
+def cell(result: dict[str, Any], without: dict[str, Any] | None = None) -> str:
+    """A step's ms, and how many times faster it is than the one without a flag, as far as both fit."""
+    if 'missing' in result:
+        return result['missing']
+    time = f'{1e3 * result["step"]:.1f}'
+    if without is None or 'missing' in without:
+        return time
+    return f'{time} ({without["step"] / result["step"]:.2f})'
 
 
 if __name__ == '__main__':
