@@ -187,6 +187,15 @@ def test_splits_of_the_same_videos_are_said(folder, tmp_path, caplog):
     assert caplog.messages.count('test has the same videos as train, with the same labels') == 1
 
 
+def test_splits_of_other_videos_may_have_the_same_names(tmp_path, caplog):
+    labels = write_labels(tmp_path / 'labels.csv', [('0.mp4', 'walk')])
+    for seed, split in enumerate(('train', 'test')):
+        (tmp_path / split).mkdir()
+        write_video(tmp_path / split / '0.mp4', num_frames=4, seed=seed)
+        prepare(tmp_path / split, labels, tmp_path / 'out', split, short_side=16, workers=1)
+    assert 'same videos' not in caplog.text
+
+
 def test_videos_without_any_label_have_no_classes(folder, tmp_path):
     (tmp_path / 'none.csv').write_text('path,labels\na.mp4,\n')
     arguments = folder, tmp_path / 'none.csv', tmp_path / 'out', 'train'

@@ -259,7 +259,7 @@ def finish(
     dataset = read_description(out)
     splits = {} if dataset is None else dataset.splits
     for other, known in splits.items():
-        if known.annotations_sha256 == made.annotations_sha256:
+        if known.fingerprint == made.fingerprint:
             log.warning('%s has the same videos as %s, with the same labels', split, other)
     splits |= {split: made}
     dataset = records.Dataset(out.path, classes, plan.settings, splits, plan.multi_label)
