@@ -36,6 +36,13 @@ def test_labels_survive_any_spelling_of_csv(tmp_path_factory, rows, bom, header,
     assert read_labels(path) == (('label',), rows)
 
 
+@pytest.mark.parametrize('first', ['clip_001,action', '12345,start', 'a.mp4,class'])
+def test_a_first_video_is_no_header(first, tmp_path):
+    path = tmp_path / 'labels.csv'
+    path.write_text(f'{first}\nother,x\n')
+    assert read_labels(path)[1] == [tuple(first.split(',')), ('other', 'x')]
+
+
 @pytest.mark.parametrize(
     ('text', 'words'),
     [

@@ -65,11 +65,11 @@ def _read(path: str | os.PathLike) -> Annotations:
                 header = _check_header([value.lower() for value in values], path, line)
                 continue
             behind = {value.lower() for value in values}
-            is_word = re.fullmatch(r'\w+', name.strip()) and behind and behind <= {*OTHERS}
+            is_word = re.fullmatch(r'[^\W\d]+', name.strip()) and behind and behind <= {*OTHERS}
             if name.strip().lower() in PATHS or is_word:
                 raise UserError(
                     f'{path}, line {line}: {",".join(row)!r} looks like names of columns; call the first '
-                    'one path, as in path,label.'
+                    'one path, as in path,label, or put such a line before it if it is a video.'
                 )
         if len(values) != len(header):
             expected = {1: 'two'}.get(len(header), len(header) + 1)
