@@ -439,6 +439,16 @@ def test_tpu_deletes_what_was_lost_though_gcloud_fails(after, deletes):
     ]
 
 
+def test_tpu_does_not_delete_for_ever():
+    states = ['NOT_FOUND', *['SUSPENDING'] * 10]
+    gcloud = Gcloud(
+        itertools.chain(states, itertools.repeat('SUSPENDED')), delete=itertools.repeat(1)
+    )
+    with pytest.raises(UserError, match='could not delete the lost slice, 5 times'):
+        gcloud.look_after()
+    assert gcloud.asked[:16] == ['create', *['delete'] * 15]
+
+
 def test_tpu_asks_again_though_gcloud_fails():
     """Every time that the slice was lost, and however often it is tried for one."""
     lost = ['NOT_FOUND', 'no network', 'NOT_FOUND', 'SUSPENDED']

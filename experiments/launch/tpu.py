@@ -189,7 +189,7 @@ def look_after(
     """
     # There may be something to give back; there is something that nobody here has asked to delete.
     ours = there = training = False
-    failed = asked = refused = 0
+    failed = asked = refused = undeleted = 0
     before = None
     try:
         while True:
@@ -200,7 +200,13 @@ def look_after(
             if state in LOST:
                 ours, there, training, refused = True, False, False, 0
                 if run(commands.delete).returncode == 0:
-                    state, ours = 'MISSING', False
+                    state, ours, undeleted = 'MISSING', False, 0
+                elif state == 'SUSPENDED':  # Before that it may not be possible yet.
+                    undeleted += 1
+                if undeleted == TRIES:
+                    raise UserError(
+                        f'gcloud could not delete the lost slice, {TRIES} times in a row, see above.'
+                    )
             if state == 'MISSING':
                 ours = refused > 0  # What gcloud failed to ask for may come yet.
                 if there:
