@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from vjax import cli
-from vjax.errors import UserError
+from vjax.errors import TryAgain, UserError
 
 CONFIG = """
     from ml_collections import ConfigDict, config_dict
@@ -162,6 +162,7 @@ def test_a_config_that_does_not_load_is_one_sentence(tmp_path, config_file):
         (None, 0, ''),
         (3, 3, ''),
         (UserError('no such thing.'), 2, 'error: no such thing.\n'),
+        (TryAgain('not today.'), 1, 'error: not today.\n'),
         (KeyboardInterrupt(), 130, 'interrupted\n'),
         (
             OSError(errno.ENOSPC, 'No space left on device', 'out/a.bin'),

@@ -13,8 +13,8 @@ An entry point is a module with a `main(argv)`:
     if __name__ == '__main__':
         cli.run(main)
 
-Exit codes: 0 done, 2 the user can fix it (one `error: ...` line on stderr), 130 interrupted; a bug
-keeps its traceback and exits with 1. Importing this module imports neither TensorFlow nor jax.
+Exit codes: 0 done, 130 interrupted, 2 the user can fix it, 1 it may pass (one `error: ...` line on stderr
+each); a bug keeps its traceback and exits with 1. Importing this module imports neither TensorFlow nor jax.
 """
 
 import argparse
@@ -59,6 +59,9 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     except BrokenPipeError:
         # The reader of our output (`| head`) has left; Python must not complain at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except errors.TryAgain as error:
+        print(f'error: {error}', file=sys.stderr)
         code = 1
     except Exception as error:
         said = errors.explanation(error)

@@ -8,8 +8,15 @@ from pathlib import Path
 class UserError(Exception):
     """Bad input or a bad environment, said in one sentence that names the thing and the likely fix.
 
-    Entry points print it as `error: ...` and exit with code 2; anything else is a bug and keeps its
-    traceback.
+    Entry points print it as `error: ...` and exit with code 2; anything else, but `TryAgain`, is a bug
+    and keeps its traceback.
+    """
+
+
+class TryAgain(Exception):
+    """What may have passed when the same command is run again, said in one sentence.
+
+    Entry points print it as `error: ...` and exit with code 1, after which launchers do.
     """
 
 

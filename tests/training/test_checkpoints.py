@@ -327,6 +327,27 @@ def test_damage_is_not_waited_for(error, tmp_path, monkeypatch):
         checkpoints.load_model(1, {})
 
 
+@pytest.mark.parametrize(('name', 'resumed'), [('metrics/metrics', 3), ('_CHECKPOINT_METADATA', 2)])
+@pytest.mark.parametrize('content', [b'', b'{"top1"', b'\xff{}'])
+def test_what_a_checkpoint_says_of_itself_hides_no_other(name, resumed, content, tmp_path):
+    """Orbax reads these files of all checkpoints at once."""
+    save(tmp_path, [1, 2, 3], {1: 0.3, 2: 0.2, 3: 0.1}, keep_last=3)
+    (tmp_path / 'checkpoints' / '3' / name).write_bytes(content)
+    trainer = Checkpoints(tmp_path, remove_unfinished=True)
+    assert int(trainer.restore_latest(abstract()).step) == resumed
+    assert trainer.best_step() == 1
+    assert Checkpoints(tmp_path).steps == list(range(1, resumed + 1))
+
+
+def test_a_reader_says_that_metrics_are_damaged(tmp_path):
+    save(tmp_path, [1, 2], {1: 0.3, 2: 0.2})
+    file = tmp_path / 'checkpoints' / '2' / 'metrics' / 'metrics'
+    file.write_bytes(b'')
+    with pytest.raises(UserError, match='says of itself is damaged'):
+        Checkpoints(tmp_path)
+    assert file.exists()  # A trainer may be about to write it.
+
+
 def test_a_record_that_cannot_be_read_now_is_not_damaged(tmp_path, monkeypatch):
     checkpoints = save(tmp_path, [1, 2])
     monkeypatch.setattr('vjax.training.checkpoints.RETRY_SECONDS', 0)

@@ -4,6 +4,7 @@ import enum
 import errno
 import functools
 import gc
+import itertools
 import json
 import logging
 import math
@@ -26,12 +27,14 @@ from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import v1 as ocp
 
 from vjax.data.records import write_atomically
-from vjax.errors import REFUSALS, UserError, explanation
+from vjax.errors import REFUSALS, TryAgain, UserError, explanation
 from vjax.training import processes
 from vjax.training.step import State
 
 # What the best checkpoint is the best by: the first of these that an evaluation has.
 BEST = ('mAP', 'top1')
+# What Orbax writes of a checkpoint beside its arrays, and reads of all of them at once.
+ABOUT_ITSELF = ('*/metrics/metrics', '*/_CHECKPOINT_METADATA')
 # How long a file that could not be read is given, as the storage behind it may be back by then.
 RETRY_SECONDS = 5
 # What TensorStore says of a file of which nobody knows whether it is whole, and where it quotes `errno`.
@@ -45,11 +48,8 @@ class DamagedCheckpoint(Exception):
     """A checkpoint that cannot be read back as it was written."""
 
 
-class UnreadableCheckpoint(OSError):
-    """A checkpoint that cannot be read now, of which nothing says that it is damaged.
-
-    No UserError: it may have passed when a launcher starts the command again.
-    """
+class UnreadableCheckpoint(TryAgain):
+    """A checkpoint that cannot be read now, of which nothing says that it is damaged."""
 
 
 class _Outcome(enum.IntEnum):
@@ -85,6 +85,9 @@ class Checkpoints:
             keep_best: how many stay for their validation top-1, or mAP on multi-label data.
             remove_unfinished: deletes what a killed run left half-written. For the trainer only: to
                 a reader, a running trainer's save looks the same.
+
+        Raises:
+            UserError: what it says of itself is damaged in one of them; not with `remove_unfinished`.
         """
         _quieten_closed_loops()
         policies = ocp.training.preservation_policies
@@ -100,11 +103,19 @@ class Checkpoints:
                 ),
             ]
         )
-        self._checkpointer = ocp.training.Checkpointer(
-            self.directory,
-            preservation_policy=self._policy,
-            cleanup_tmp_directories=remove_unfinished,
-        )
+        if remove_unfinished:
+            _remove_unreadable_json(self.directory)
+        try:
+            self._checkpointer = ocp.training.Checkpointer(
+                self.directory,
+                preservation_policy=self._policy,
+                cleanup_tmp_directories=remove_unfinished,
+            )
+        except ValueError as error:  # Of one file, where Orbax reads those of all checkpoints.
+            raise UserError(
+                f'what a checkpoint in {self.directory} says of itself is damaged '
+                f'({_first_line(error)}); the command that trained it steps over that.'
+            ) from error
 
     @property
     def steps(self) -> list[int]:
@@ -196,7 +207,7 @@ class Checkpoints:
             for checkpoint, keep in zip(checkpoints, kept, strict=True):
                 if not keep:
                     shutil.rmtree(self.directory / str(checkpoint.step))
-        _all_processes(True)  # Until they have been written.
+        _wait_for_all()  # Until they have been written.
         self._checkpointer.reload()
 
     def save_model(self, params: Any) -> None:
@@ -311,7 +322,7 @@ class Checkpoints:
             (self.directory / str(step)).rename(aside)
             log.warning('moved checkpoint %s to %s', step, aside)
         if steps:
-            _all_processes(True)  # Until they have been moved.
+            _wait_for_all()  # Until they have been moved.
             self._checkpointer.reload()
 
     def close(self) -> None:
@@ -353,15 +364,16 @@ class Checkpoints:
             of_others = [each for each in _chain(error) if _of_devices(each)]
             if of_others and not full and jax.process_count() > 1:
                 raise of_others[0] from None  # See `processes.together`.
-            if not full and _outcome(error) is not _Outcome.REFUSED:
-                # It may have passed when a launcher starts the command again.
+            outcome = _Outcome.REFUSED if full else _outcome(error)
+            if (of_others and not full) or outcome is _Outcome.DAMAGED:
                 error.add_note(f'The checkpoints before it in {self.directory} are whole.')
                 raise
             said = 'the disk is full' if full else _first_line(error)
-            raise UserError(
-                f'could not write a checkpoint to {self.directory}: {said}; mend that and run the same '
-                f'command again, the checkpoints before it are whole.'
-            ) from error
+            where = f'could not write a checkpoint to {self.directory}: {said}'
+            again = 'run the same command again, the checkpoints before it are whole.'
+            if outcome is _Outcome.UNREADABLE:
+                raise TryAgain(f'{where}; {again}') from error
+            raise UserError(f'{where}; mend that and {again}') from error
 
 
 def _quieten_closed_loops() -> None:
@@ -420,9 +432,24 @@ def _os_error(error: BaseException) -> int | None:
     return int(said[1]) if said else None
 
 
-def _all_processes(true: bool) -> bool:
-    """Whether it is true in all of them; none returns before all have asked."""
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(true))))
+def _wait_for_all() -> None:
+    """Returns once all processes have called it."""
+    multihost_utils.process_allgather(np.asarray(True))
+
+
+def _remove_unreadable_json(directory: Path) -> None:
+    """Removes what checkpoints say of themselves where it is no JSON: one such file would hide them all.
+
+    Without its metrics a checkpoint is none of the best; without the rest it is found to be damaged.
+    """
+    files = itertools.chain.from_iterable(map(directory.glob, ABOUT_ITSELF))
+    for file in sorted(files) if jax.process_index() == 0 else ():
+        try:
+            json.loads(file.read_text(encoding='utf-8'))
+        except ValueError:
+            log.warning('removed %s, which is damaged', file)
+            file.unlink()
+    _wait_for_all()
 
 
 def _merit(metrics: Mapping[str, float]) -> float:

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vjax import errors
-from vjax.errors import UserError
+from vjax.errors import TryAgain, UserError
 from vjax.training.interruption import Interruption
 
 # A process that says nothing for so long is taken for dead, and the others end. Collectives over TCP fail
@@ -54,7 +54,7 @@ def join(where: str | None) -> None:
     Raises:
         UserError: the value cannot be read, no cluster is recognised, or there is not what
             JAX_PLATFORMS asks for.
-        SystemExit: the others do not come, or the devices are not to be had; the code is 1.
+        TryAgain: the others do not come, or the devices are not to be had.
     """
     if where is None:
         _check_accelerators()
@@ -93,13 +93,12 @@ def join(where: str | None) -> None:
             '--distributed=HOST:PORT,INDEX,COUNT.'
         ) from None
     except RuntimeError as error:
-        # Nothing that the user must mend: exit code 1, after which launchers try again.
         first = str(error).splitlines()[0]
-        raise SystemExit(
-            f'error: the processes of the run did not all come within {JOIN_SECONDS} seconds, or one of '
+        raise TryAgain(
+            f'the processes of the run did not all come within {JOIN_SECONDS} seconds, or one of '
             f'them has ended ({first}).'
             if any(each in str(error) for each in GONE)
-            else f'error: this process cannot use its devices, or not join the run ({first}).'
+            else f'this process cannot use its devices, or not join the run ({first}).'
         ) from error
     _check_accelerators()
     if jax.process_index() > 0:
@@ -141,6 +140,8 @@ def check_shared(folder: pathlib.Path) -> None:
     token = np.frombuffer(uuid.uuid4().bytes, np.uint8)
     mark = folder / f'.{token.tobytes().hex()}.mark'
     if jax.process_index() == 0:
+        for left in folder.glob('.*.mark'):  # By a run that was killed just then.
+            left.unlink()
         mark.touch()
     token = np.asarray(multihost_utils.broadcast_one_to_all(token))
     name, deadline = f'.{token.tobytes().hex()}.mark', time.monotonic() + LOOK_SECONDS
@@ -181,8 +182,8 @@ def end(error: Exception) -> None:
     """Says in one sentence why this process, one of several, cannot go on, and ends it at once."""
     number = f'process {jax.process_index()} of {jax.process_count()}'
     said = errors.explanation(error)
-    if said is not None:
-        print(f'error: {number}: {said}', file=sys.stderr)
+    if said is not None or isinstance(error, TryAgain):
+        print(f'error: {number}: {said or error}', file=sys.stderr)
     elif lost_others(error):
         first = str(error).splitlines()[0]
         print(
