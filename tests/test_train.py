@@ -1,5 +1,6 @@
 """The trainer end to end, on a few rendered videos."""
 
+import errno
 import functools
 import json
 import math
@@ -24,7 +25,7 @@ from vjax import config as configs
 from vjax import train as command
 from vjax.data import pipeline, records
 from vjax.data.sections import Augment
-from vjax.errors import UserError
+from vjax.errors import TryAgain, UserError
 from vjax.evaluate import evaluate_run
 from vjax.train import claim, train
 from vjax.training import assembly, feeding, optimizer, runs, sharding
@@ -256,8 +257,11 @@ def test_a_run_stopped_by_a_signal_saves_and_goes_on_exactly(
     assert sorted(file.parent.name for file in profiles) == expected
     assert_same_run(straight, tmp_path)
     caplog.clear()
+    written = (tmp_path / 'environment.json').stat().st_mtime_ns
     train(six_steps(digits), tmp_path)
     assert 'is finished: all 6 steps are done' in caplog.text
+    # What it was trained on, and not what only looked at it.
+    assert (tmp_path / 'environment.json').stat().st_mtime_ns == written
 
 
 @pytest.mark.usefixtures('stop_after_three')
@@ -291,6 +295,32 @@ def test_a_kill_during_the_evaluation_that_a_signal_left_costs_no_checkpoint(
     assert 'at step 3' in caplog.text
     train(six_steps(digits, *settings), tmp_path / 'straight')
     assert kept(tmp_path / 'stopped') == kept(tmp_path / 'straight')
+
+
+@pytest.mark.parametrize(
+    ('code', 'kind'), [(errno.ESTALE, TryAgain), (errno.EIO, TryAgain), (errno.EACCES, UserError)]
+)
+def test_what_may_pass_is_no_mistake_of_the_user(code, kind, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, 'read_text', fail)
+    with pytest.raises(kind, match=r'cannot read .*config\.json'):
+        runs.read_about(tmp_path)
+
+
+@pytest.mark.usefixtures('stop_after_three')
+def test_a_signal_leaves_no_evaluation_that_is_no_longer_wanted(digits, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit):
+        train(six_steps(digits, 'checkpoint.every=3'), tmp_path)
+    monkeypatch.undo()
+
+    def never(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(command, 'evaluate', never)
+    train(six_steps(digits, 'checkpoint.every=3', 'eval.every=0'), tmp_path)
+    assert runs.load_run(tmp_path).step == 6
 
 
 @pytest.mark.slow

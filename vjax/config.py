@@ -89,7 +89,7 @@ KEYS = {
         'batch_size': 'videos',
     },
     'checkpoint': {
-        'every': 'steps',
+        'every': 'steps; evaluations save as well, unless keep_best is 0',
         'minutes': 'saves as well when so many have passed since the last time; 0 never',
         'keep_last': 'number of latest checkpoints kept',
         'keep_best': 'number of checkpoints kept for their validation top-1, or mAP on multi-label data',

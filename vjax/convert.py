@@ -261,6 +261,7 @@ def write_workdir(
             },
         },
     )
+    runs.write_environment(workdir)
     checkpoints = Checkpoints(workdir)
     try:
         checkpoints.save_model(jax.tree.map(jax.numpy.asarray, params))

@@ -72,6 +72,13 @@ def train(
         )
     config = configs.resolve(config, dataset)
     pipeline.warn_of_small_frames(dataset, config.clip.short_side)
+    validates = config.eval.every > 0 and config.dataset.validation in dataset.splits
+    if config.eval.every > 0 and not validates:
+        log.warning(
+            "%s has no split '%s': training without validation",
+            config.dataset.path,
+            config.dataset.validation,
+        )
     mesh = sharding.make_mesh(config.sharding.mesh.to_dict())
     about = {
         'config': json.loads(config.to_json()),
@@ -110,12 +117,14 @@ def train(
             del arrays  # As large as the model, on the host.
         else:
             start_step = int(jax.device_get(state.step))
-            owes_evaluation = checkpoints.about(start_step)['owes_evaluation']
+            owes_evaluation = validates and checkpoints.about(start_step)['owes_evaluation']
             log.info('resuming %s from its checkpoint at step %d', workdir, start_step)
         if start_step >= config.num_steps and not owes_evaluation:
             log.info('%s is finished: all %d steps are done', workdir, config.num_steps)
             checkpoints.close()
             return {}
+        if jax.process_index() == 0:
+            runs.write_environment(workdir)
 
         # --- The compiled evaluation, and batches ---
         eval_step = jax.jit(
@@ -132,13 +141,6 @@ def train(
             num_steps=config.num_steps - start_step,
             rows=feeding.rows_of_batch(mesh, config.batch_size),
         )
-        validates = config.eval.every > 0 and config.dataset.validation in dataset.splits
-        if config.eval.every > 0 and not validates:
-            log.warning(
-                "%s has no split '%s': training without validation",
-                config.dataset.path,
-                config.dataset.validation,
-            )
 
         clock = Clock()
 

@@ -14,7 +14,7 @@ import numpy as np
 from vjax import config as configs
 from vjax import models, weights
 from vjax.data.records import classes_by_head
-from vjax.errors import UserError
+from vjax.errors import TryAgain, UserError, explanation
 from vjax.override import override
 from vjax.training import reporting
 from vjax.training.checkpoints import Checkpoints, DamagedCheckpoint
@@ -57,8 +57,12 @@ class Run(NamedTuple):
 
 
 def write_about(workdir: Path, about: dict[str, Any]) -> None:
-    """Leaves the config, the classes and the environment beside the checkpoints."""
+    """Leaves the config and the classes beside the checkpoints."""
     reporting.write_json(workdir / 'config.json', about)
+
+
+def write_environment(workdir: Path) -> None:
+    """Leaves what makes the checkpoints beside them: versions, devices, the command."""
     reporting.write_json(workdir / 'environment.json', reporting.environment())
 
 
@@ -67,7 +71,8 @@ def read_about(workdir: str | Path) -> dict[str, Any]:
     `fingerprint`, `settings`.
 
     Raises:
-        UserError: the workdir holds no run.
+        UserError: the workdir holds no run, or what may not be read.
+        TryAgain: it cannot be read now.
     """
     path = Path(workdir) / 'config.json'
     try:
@@ -80,6 +85,8 @@ def read_about(workdir: str | Path) -> dict[str, Any]:
             f"'{workdir}' is no workdir of a run: it has no config.json; train first, or mend the path."
         ) from None
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and explanation(error) is None:
+            raise TryAgain(f"cannot read '{path}': {error}; run the same command again.") from error
         raise UserError(f"cannot read '{path}': {error}.") from None
 
 
