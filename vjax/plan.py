@@ -165,7 +165,8 @@ def line(result: Mapping[str, Any]) -> str:
     clips, mfu = result['clips_per_second'], result['mfu']
     return (
         f'batch {result["batch_size"]:<6} {mesh or "one chip":<20} {result["preset"]:<12} '
-        f'remat {result["remat"]:<5} pieces {result["accumulate"]:<2} peak {memory["peak"] / GIB:7.2f} GiB '
+        f'remat {result["remat"]:<5} microbatches {result["accumulate"]:<2} '
+        f'peak {memory["peak"] / GIB:7.2f} GiB '
         f'{"does not fit" if memory["fits"] is False else "fits" if memory["fits"] else "":<13}'
         + (f'{clips:10,.1f} clips/s  MFU {mfu:.1%}' if clips else '')
         + ' (cached)' * result['cached']

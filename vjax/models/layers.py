@@ -187,6 +187,7 @@ class Attention(nn.Module):
         weights_are_wanted = self.is_mutable_collection('intermediates') or (train and self.dropout)
         in_parts = type(self).scores is Attention.scores and not weights_are_wanted
         if in_parts and blockwise.pays(key):
+            # Kept in this layout, too, which the gradient of `merge` wants.
             return keep(blockwise.attention(query, key, value))
         if in_parts and headwise.pays(query, key):
             return headwise.attention(query, key, value)
