@@ -323,6 +323,25 @@ def test_a_signal_leaves_no_evaluation_that_is_no_longer_wanted(digits, tmp_path
     assert runs.load_run(tmp_path).step == 6
 
 
+@pytest.mark.parametrize('where', ['evaluate', 'Checkpoints.add_metrics'])
+def test_a_kill_in_an_evaluation_costs_no_step(
+    where, straight, digits, tmp_path, monkeypatch, caplog
+):
+    """Of three; and its line of metrics.jsonl, if it came to that, is not there twice."""
+
+    def killed(*_, **__):
+        raise RuntimeError('killed')
+
+    monkeypatch.setattr(f'vjax.train.{where}', killed)
+    with pytest.raises(RuntimeError, match='killed'):
+        train(six_steps(digits), tmp_path)
+    monkeypatch.undo()
+    caplog.set_level('INFO')
+    train(six_steps(digits), tmp_path)
+    assert 'from its checkpoint at step 3' in caplog.text
+    assert_same_run(straight, tmp_path)
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_a_random_moment_goes_on_exactly(digits, tmp_path):
     """Sixty steps straight, and sixty with kill -9 and SIGTERM at random moments: equal to the bit."""

@@ -187,7 +187,10 @@ def train(
             device_kind=mesh.devices.flat[0].device_kind,
         )
         first = jax.process_index() == 0
-        metrics_log = reporting.MetricsLog(workdir, start_step) if first else reporting.NoLog()
+        again = config.dataset.validation if owes_evaluation else None
+        metrics_log = (
+            reporting.MetricsLog(workdir, start_step, again) if first else reporting.NoLog()
+        )
         progress = reporting.Progress(metrics_log, speed, start_step, config.num_steps)
         profiled = configs.parse_steps(config.profile)
         profile = Profile(profiled, workdir / 'tensorboard', clock, start_step)
@@ -241,13 +244,17 @@ def train(
                     if unread:
                         progress.training(*unread)
                         unread = None
-                if evaluates:
-                    scores = None if agreement.stop else validate(state, number)
-                if saves or agreement.stop:
-                    # What a signal leaves undone, the resumed run does first.
-                    owes = {'owes_evaluation': bool(evaluates and scores is None)}
-                    checkpoints.save(state, about | owes, scores if evaluates else None)
+                # Before it is scored, which may take long. What is left undone the resumed run does first.
+                owes = {'owes_evaluation': evaluates}
+                if saves:
+                    checkpoints.save(state, about | owes)
+                if evaluates and not agreement.stop:
+                    scores = validate(state, number)
+                    if saves and scores:
+                        checkpoints.add_metrics(number, scores)
                 if agreement.stop:
+                    if not saves:
+                        checkpoints.save(state, about | owes)
                     break
     if agreement.stop:
         log.info('%s at step %d: saved; the same command goes on', agreement.stop.name, number)

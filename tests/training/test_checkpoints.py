@@ -37,7 +37,9 @@ def save(workdir, steps, scores=None, **options):
     checkpoints = Checkpoints(workdir, **options)
     for step in steps:
         metrics = {'top1': scores[step]} if scores and scores.get(step) else None
-        checkpoints.save(state_at(step), {'config': {'seed': 0}, 'step': step}, metrics)
+        checkpoints.save(state_at(step), {'config': {'seed': 0}, 'step': step})
+        if metrics:
+            checkpoints.add_metrics(step, metrics)
     checkpoints.close()
     return Checkpoints(workdir, **options)
 
@@ -81,7 +83,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize('later', [3, 6])
-def test_metrics_that_come_later_count_as_those_saved_with_it(tmp_path, later):
+def test_metrics_of_a_resumed_run_count_as_those_of_one_that_went_on(tmp_path, later):
     scores = {1: 0.2, 2: 0.9, 3: 0.5, 6: 0.95}
     options = {'keep_last': 1, 'keep_best': 2}
     at_once = save(tmp_path / 'at_once', range(1, 8), scores, **options)
@@ -136,7 +138,8 @@ def test_the_best_of_multi_label_data_has_the_highest_map(tmp_path):
     for step, score in enumerate([0.2, float('nan'), 0.9, 0.5, float('nan')], start=1):
         # Neither the loss nor the exact matches count.
         metrics = {'loss': 1 - score, 'exact_match': 1 - score, 'mAP': score}
-        checkpoints.save(state_at(step), {}, metrics)
+        checkpoints.save(state_at(step), {})
+        checkpoints.add_metrics(step, metrics)
     checkpoints.close()
     checkpoints = Checkpoints(tmp_path, keep_last=1, keep_best=1)
     assert checkpoints.steps == [3, 5]

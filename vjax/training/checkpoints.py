@@ -92,6 +92,7 @@ class Checkpoints:
         _quieten_closed_loops()
         policies = ocp.training.preservation_policies
         self._last_save = time.monotonic()
+        self._saving = None
         self.directory = Path(workdir).absolute() / 'checkpoints'
         self._policy = policies.AnyPreservationPolicy(
             [
@@ -159,9 +160,7 @@ class Checkpoints:
         except Exception:  # Whatever a damaged file makes Orbax raise.
             return None
 
-    def save(
-        self, state: State, about: Mapping[str, Any], metrics: Mapping[str, float] | None = None
-    ) -> None:
+    def save(self, state: State, about: Mapping[str, Any]) -> None:
         """Starts saving; returns once the state has been copied off the devices.
 
         Raises:
@@ -174,9 +173,9 @@ class Checkpoints:
             int(state.step),
             {**items, **_with_suffix(_checksums(items))},
             force=True,
-            metrics=dict(metrics) if metrics else None,
             custom_metadata={'about': dict(about)},
         )
+        self._saving = saving
         if jax.process_count() > 1:
             threading.Thread(target=self._end_if_it_fails, args=(saving,), daemon=True).start()
 
@@ -191,11 +190,15 @@ class Checkpoints:
             processes.end(error)
 
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Gives a checkpoint the metrics of an evaluation that came after it was saved.
+        """Gives a checkpoint the metrics of its evaluation, once it is on disk, and keeps the best.
 
-        Then those that are kept are the same as if they had been saved with it. Its arrays are not written
-        again, so that a kill leaves it as it is.
+        Its arrays are not written again, so that a kill leaves it as it is.
+
+        Raises:
+            UserError: it could not be written, which somebody has to mend.
         """
+        if self._saving is not None:
+            self._guard(self._saving.result)
         if jax.process_index() == 0:
             folder = self.directory / str(step) / 'metrics'  # Where Orbax has, and looks for, them.
             folder.mkdir(exist_ok=True)

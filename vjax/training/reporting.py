@@ -110,20 +110,26 @@ def environment() -> dict[str, Any]:
 class MetricsLog:
     """Scalars to `<workdir>/metrics.jsonl`, one line a report, and to TensorBoard beside it.
 
-    A run that resumes at step s first drops the lines after s: the steps will be done again. The file is
-    closed after each line, because a bucket that is mounted as a folder has only closed files.
+    A run that resumes at step s first drops the lines after s: the steps will be done again; so will the
+    evaluation at s of the split `again`, unless that is None. The file is closed after each line, because a
+    bucket that is mounted as a folder has only closed files.
     """
 
-    def __init__(self, workdir: Path, start_step: int):
+    def __init__(self, workdir: Path, start_step: int, again: str | None = None):
         self._path = workdir / 'metrics.jsonl'
-        self.seconds_before = self._keep_until(start_step)
+        self.seconds_before = self._keep_until(start_step, again)
         self._tensorboard = metric_writers.SummaryWriter(os.fspath(workdir / 'tensorboard'))
 
-    def _keep_until(self, step: int) -> float:
-        """Drops the lines after `step`; returns the seconds of training that the others tell of."""
+    def _keep_until(self, step: int, again: str | None) -> float:
+        """Drops what is done again; returns the seconds of training that the other lines tell of."""
         if not self._path.exists():
             return 0.0
-        kept = [entry for entry in read_metrics(self._path.parent) if entry['step'] <= step]
+
+        def done(entry):
+            at_step = entry['step'] == step
+            return entry['step'] < step or (at_step and f'{again}/loss' not in entry)
+
+        kept = [entry for entry in read_metrics(self._path.parent) if done(entry)]
         write_atomically(self._path, ''.join(json.dumps(entry) + '\n' for entry in kept))
         return max((entry.get('seconds', 0.0) for entry in kept), default=0.0)
 
