@@ -264,6 +264,7 @@ def test_a_run_stopped_by_a_signal_saves_and_goes_on_exactly(
     assert (tmp_path / 'environment.json').stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('stop_after_three')
 def test_a_kill_during_the_evaluation_that_a_signal_left_costs_no_checkpoint(
     digits, tmp_path, monkeypatch, caplog
@@ -309,6 +310,7 @@ def test_what_may_pass_is_no_mistake_of_the_user(code, kind, tmp_path, monkeypat
         runs.read_about(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('stop_after_three')
 def test_a_signal_leaves_no_evaluation_that_is_no_longer_wanted(digits, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
@@ -323,7 +325,9 @@ def test_a_signal_leaves_no_evaluation_that_is_no_longer_wanted(digits, tmp_path
     assert runs.load_run(tmp_path).step == 6
 
 
-@pytest.mark.parametrize('where', ['evaluate', 'Checkpoints.add_metrics'])
+@pytest.mark.parametrize(
+    'where', ['evaluate', pytest.param('Checkpoints.add_metrics', marks=pytest.mark.slow)]
+)
 def test_a_kill_in_an_evaluation_costs_no_step(
     where, straight, digits, tmp_path, monkeypatch, caplog
 ):
