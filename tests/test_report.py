@@ -392,6 +392,7 @@ def test_a_page_is_made_far_from_the_videos(hostile, tmp_path):
         report.report(run, dataset_path='nowhere')
 
 
+@pytest.mark.slow
 def test_an_evaluation_on_a_split_that_the_data_set_lacks_is_not_of_it(hostile, tmp_path):
     run, other = tmp_path / 'run', tmp_path / 'other'
     shutil.copytree(hostile, run)

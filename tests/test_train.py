@@ -325,9 +325,8 @@ def test_a_signal_leaves_no_evaluation_that_is_no_longer_wanted(digits, tmp_path
     assert runs.load_run(tmp_path).step == 6
 
 
-@pytest.mark.parametrize(
-    'where', ['evaluate', pytest.param('Checkpoints.add_metrics', marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('where', ['evaluate', 'Checkpoints.add_metrics'])
 def test_a_kill_in_an_evaluation_costs_no_step(
     where, straight, digits, tmp_path, monkeypatch, caplog
 ):

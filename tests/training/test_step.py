@@ -63,7 +63,7 @@ def one_step(model, batch, freeze, accumulate):
     return compiled, params, *compiled(state, batch)
 
 
-@pytest.mark.parametrize('accumulate', [1, 2])
+@pytest.mark.parametrize('accumulate', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_is_frozen_costs_nothing_and_is_in_no_norm(model, batch, accumulate):
     whole, before, all_trained, _ = one_step(model, batch, (), accumulate)
     step, _, state, report = one_step(model, batch, FROZEN, accumulate)
