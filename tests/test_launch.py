@@ -449,6 +449,13 @@ def test_tpu_does_not_delete_for_ever():
     assert gcloud.asked[:16] == ['create', *['delete'] * 15]
 
 
+def test_tpu_counts_failed_deletes_of_each_slice_by_itself():
+    lost = ['NOT_FOUND', *['SUSPENDED'] * 4]  # Somebody else's order was heard, then.
+    gcloud = Gcloud([*lost, *lost, 'NOT_FOUND', 'ACTIVE'], [0], delete=[1] * 8)
+    assert gcloud.look_after(restarts=2) == 0
+    assert gcloud.asked.count('create') == 3
+
+
 def test_tpu_asks_again_though_gcloud_fails():
     """Every time that the slice was lost, and however often it is tried for one."""
     lost = ['NOT_FOUND', 'no network', 'NOT_FOUND', 'SUSPENDED']

@@ -200,7 +200,7 @@ def look_after(
             if state in LOST:
                 ours, there, training, refused = True, False, False, 0
                 if run(commands.delete).returncode == 0:
-                    state, ours, undeleted = 'MISSING', False, 0
+                    state, ours = 'MISSING', False
                 elif state == 'SUSPENDED':  # Before that it may not be possible yet.
                     undeleted += 1
                 if undeleted == TRIES:
@@ -223,7 +223,7 @@ def look_after(
                             f'the slice was lost {asked} times (--restarts={restarts}); the same '
                             'command goes on.'
                         )
-                    asked += 1
+                    asked, undeleted = asked + 1, 0
                 ours = True
                 there = run(commands.create).returncode == 0
                 refused = 0 if there else refused + 1
