@@ -253,7 +253,7 @@ def train(
                     if saves and scores:
                         checkpoints.add_metrics(number, scores)
                 if agreement.stop:
-                    if not saves:
+                    if not saves:  # The signal came while it was scored.
                         checkpoints.save(state, about | owes)
                     break
     if agreement.stop:
