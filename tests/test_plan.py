@@ -16,6 +16,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
 from vjax import cli, plan
+from vjax.devices import tiled_size
 from vjax.errors import UserError
 from vjax.planning import cache, checks, estimate, hlo, sweep, topology
 from vjax.planning.compiled import (
@@ -23,7 +24,6 @@ from vjax.planning.compiled import (
     abstract_batch,
     activations_of_a_clip,
     short_of_memory,
-    tiled_size,
 )
 from vjax.training import sharding
 from vjax.training.assembly import assemble

@@ -15,7 +15,6 @@ In einsum subscripts: h heads, k width of a head, q queries, m keys.
 """
 
 import functools
-import math
 from collections.abc import Callable
 
 import jax
@@ -25,12 +24,12 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from vjax.axes import TENSOR_AXIS, num_parts, present
+from vjax.devices import TPU_TILE, tiled_size
 from vjax.models.products import einsum_float32, platform
 from vjax.models.scan import batch_axes, keep
 
 KEYS = 128  # With fewer, the compiler's own fusions of whole arrays are faster on v5e.
 SCORES = 20 * 2**20  # Bytes of float32 scores at a time, of a vector memory of 128 MiB.
-TILE = (8, 128)  # Whole tiles of their last two axes are stored.
 
 
 def pays(
@@ -163,14 +162,7 @@ def _some_at_a_time(function: Callable, axes: tuple[tuple[str, ...], ...]) -> Ca
 
 def _group(num_heads: int, queries: int, keys: int) -> int:
     """How many heads at a time: the most that divide all of them and whose scores fit; 1 if none do."""
-
-    def stored(*shape):
-        return math.prod(
-            tile * math.ceil(size / tile) for size, tile in zip(shape, TILE, strict=True)
-        )
-
-    # Whichever axis is the last, the compiler takes the order that wastes less.
-    room = max(1, SCORES // (4 * min(stored(queries, keys), stored(keys, queries))))
+    room = max(1, SCORES // (4 * tiled_size((queries, keys), TPU_TILE)))
     return next(n for n in range(min(room, num_heads), 0, -1) if num_heads % n == 0)
 
 

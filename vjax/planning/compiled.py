@@ -1,6 +1,5 @@
 """The training step of a config, compiled for devices that need not be there."""
 
-import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from jax.sharding import AbstractMesh, Mesh
 from vjax import config as configs
 from vjax.data.geometry import window_size
 from vjax.data.sections import Augment, Clip
+from vjax.devices import tiled_size
 from vjax.models import costs
 from vjax.training import sharding
 from vjax.training.assembly import Assembly, assemble
@@ -183,16 +183,6 @@ def _kept(
         if leaf.shape != of_more.shape
     ]
     return sum(of_clips) / num_clips
-
-
-def tiled_size(shape: Sequence[int], tile: tuple[int, int]) -> int:
-    """Elements that an array takes in whole tiles, with those two axes innermost that waste least."""
-    rows, columns = tile
-    padded = [
-        (-(-row // rows) * rows) * (-(-column // columns) * columns) / (row * column)
-        for row, column in itertools.permutations(shape, 2)
-    ]
-    return round(math.prod(shape) * min(padded, default=1))
 
 
 def state_bytes(state: State) -> dict[str, int]:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from vjax.devices import PEAK_FLOPS, peak_flops
+from vjax.devices import PEAK_FLOPS, TPU_TILE, peak_flops
 from vjax.errors import UserError
 
 EXAMPLES = 'v5e:4x8, v5p:2x2x4, v6e:4x4'
@@ -46,13 +46,11 @@ class Chip:
 # (docs.cloud.google.com/tpu/docs), whose GB of HBM are GiB. Clocks are the peak over the FLOPs of a
 # cycle: on v5e and v5p 4 and 8 MXUs of 128 x 128 by the same pages, hence the 1.50 and 1.75 GHz of part 2
 # of 'How to Scale Your Model' (jax-ml.github.io/scaling-book). On v6e 2 ** 19, twice what its page's MXUs
-# give: by the compiler's cycles, a product of 4096 x 4096 matrices has 4.6e5 in each. Tiles: the layouts
-# T(8,128) of compiled programs.
-TILE = (8, 128)
+# give: by the compiler's cycles, a product of 4096 x 4096 matrices has 4.6e5 in each.
 CHIPS = {
-    'v5e': Chip('v5e', 16 * 2**30, PEAK_FLOPS['TPU v5e'], 1.5e9, 200e9, 2, 'v5litepod', TILE),
-    'v5p': Chip('v5p', 95 * 2**30, PEAK_FLOPS['TPU v5p'], 1.75e9, 600e9, 3, 'v5p', TILE),
-    'v6e': Chip('v6e', 32 * 2**30, PEAK_FLOPS['TPU v6e'], 1.75e9, 400e9, 2, 'v6e', TILE),
+    'v5e': Chip('v5e', 16 * 2**30, PEAK_FLOPS['TPU v5e'], 1.5e9, 200e9, 2, 'v5litepod', TPU_TILE),
+    'v5p': Chip('v5p', 95 * 2**30, PEAK_FLOPS['TPU v5p'], 1.75e9, 600e9, 3, 'v5p', TPU_TILE),
+    'v6e': Chip('v6e', 32 * 2**30, PEAK_FLOPS['TPU v6e'], 1.75e9, 400e9, 2, 'v6e', TPU_TILE),
 }
 
 
