@@ -16,8 +16,10 @@ os.environ['XLA_FLAGS'] = ' '.join(
     [
         os.environ.get('XLA_FLAGS', ''),
         '--xla_force_host_platform_device_count=8',
-        # Most of a test's time is compilation.
+        # Most of a test's time is compilation, which these halve.
         '--xla_backend_optimization_level=0',
+        '--xla_cpu_use_fusion_emitters=false',
+        '--xla_cpu_parallel_codegen_split_count=1',
     ]
 )
 # Many tests compile the same step; all workers, and the processes that tests start, share it.
