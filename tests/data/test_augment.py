@@ -127,6 +127,23 @@ def test_jitter_equals_its_operations_on_the_whole_clip():
     np.testing.assert_allclose(jitter_colors(video, KEY), x, atol=1e-4)
 
 
+def test_hue_saturation_and_value_are_colorsys_also_of_channels_that_are_equal():
+    levels = np.asarray([0, 1, 2, 100, 254, 255]) / 255
+    pixels = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)
+    truth = np.asarray([colorsys.rgb_to_hsv(*pixel) for pixel in pixels])
+    # As channels that were computed twice may be: off by less than any two levels.
+    for off in (0, 1e-7, -1e-7):
+        image = jnp.asarray(pixels + off * np.eye(3)[np.arange(len(pixels)) % 3], jnp.float32)
+        found = np.asarray(colors.rgb_to_hsv(image[None]))[:, 0].T
+        # A grey has no hue, and red is at either end of the circle.
+        turns = np.abs(found[:, 0] - truth[:, 0])[truth[:, 1] > 0]
+        np.testing.assert_allclose(np.minimum(turns, 1 - turns), 0, atol=1e-5)
+        # Nor has black a saturation.
+        saturation, value = found[:, 1:].T
+        np.testing.assert_allclose(saturation * value, truth[:, 1] * truth[:, 2], atol=1e-6)
+        np.testing.assert_allclose(value, truth[:, 2], atol=1e-6)
+
+
 def test_jitter_of_one_frame_equals_dm_pix_on_the_picture():
     frame = make_batch(1, time=1, window=6)['video'][0, 0].astype(jnp.float32) / 255
     keys = jax.random.split(KEY, 4)
