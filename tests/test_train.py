@@ -27,8 +27,8 @@ from vjax.data import pipeline, records
 from vjax.data.sections import Augment
 from vjax.errors import TryAgain, UserError
 from vjax.evaluate import evaluate_run
-from vjax.train import claim, train
-from vjax.training import assembly, feeding, optimizer, runs, sharding
+from vjax.train import train
+from vjax.training import assembly, feeding, optimizer, runs, sharding, workdirs
 from vjax.training.checkpoints import Checkpoints
 from vjax.training.losses import Classification
 from vjax.training.speed import METRICS
@@ -617,14 +617,38 @@ def test_a_workdir_of_another_config_is_refused(straight, digits):
         train(six_steps(digits, 'optimizer.learning_rate=0.1'), straight)
 
 
+def of_the_first_shuffling(workdir):
+    """Makes a run one from when its order of the videos was another, and had no name."""
+    about = json.loads((workdir / 'config.json').read_text())
+    del about['shuffling']
+    (workdir / 'config.json').write_text(json.dumps(about))
+
+
+@pytest.mark.usefixtures('stop_after_three')
+def test_a_run_of_another_order_of_the_videos_does_not_go_on(digits, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit):
+        train(six_steps(digits), tmp_path)
+    monkeypatch.undo()
+    of_the_first_shuffling(tmp_path)
+    with pytest.raises(UserError, match=r'were shuffled otherwise.*init_from'):
+        train(six_steps(digits), tmp_path)
+
+
+def test_a_finished_run_of_another_order_of_the_videos_stays_one(straight, digits, tmp_path):
+    shutil.copytree(straight, tmp_path / 'run')
+    of_the_first_shuffling(tmp_path / 'run')
+    assert train(six_steps(digits), tmp_path / 'run') == {}
+    assert json.loads((tmp_path / 'run' / 'config.json').read_text())['shuffling'] == 1
+
+
 def test_two_trainings_do_not_write_to_one_workdir(digits, tmp_path):
     with (
-        claim(tmp_path / 'run'),
+        workdirs.claim(tmp_path / 'run'),
         pytest.raises(UserError, match=r'another vjax\.train is writing to'),
     ):
         train(six_steps(digits), tmp_path / 'run')
     assert [path.name for path in (tmp_path / 'run').iterdir()] == ['.lock']
-    with claim(tmp_path / 'run'):
+    with workdirs.claim(tmp_path / 'run'):
         pass
 
 
@@ -632,7 +656,7 @@ def test_a_workdir_below_a_link_that_leads_nowhere_is_named(tmp_path):
     (tmp_path / 'data').symlink_to(tmp_path / 'not mounted')
     with (
         pytest.raises(UserError, match=r"the link '.*data' leads to '.*not mounted', which is not"),
-        claim(tmp_path / 'data' / 'run'),
+        workdirs.claim(tmp_path / 'data' / 'run'),
     ):
         pass
 

@@ -5,11 +5,9 @@ Every key of the config can be set, as in --config.optimizer.learning_rate=0.001
 """
 
 import collections
-import contextlib
 import json
 import logging
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -21,11 +19,10 @@ import numpy as np
 
 from vjax import cli
 from vjax import config as configs
-from vjax.data import pipeline, records
-from vjax.errors import UserError, cannot_make
-from vjax.locks import locked
+from vjax.data import pipeline, records, shuffling
+from vjax.errors import UserError
 from vjax.models import costs
-from vjax.training import feeding, processes, reporting, runs, sharding
+from vjax.training import feeding, processes, reporting, runs, sharding, workdirs
 from vjax.training.assembly import Assembly, assemble
 from vjax.training.checkpoints import Checkpoints
 from vjax.training.compilations import Compilations
@@ -62,7 +59,7 @@ def train(
     """
     # --- What to train on what, checked before anything is built ---
     configs.check(config)
-    check_workdir(workdir)
+    workdirs.check(workdir)
     dataset = records.open_dataset(config.dataset.path)
     if config.num_steps and config.num_epochs:
         log.info(
@@ -86,6 +83,7 @@ def train(
         'multi_label': dataset.multi_label,
         'fingerprint': dataset.splits[config.dataset.train].fingerprint,
         'settings': dataset.settings,
+        'shuffling': shuffling.VERSION,
         **({'recipe': dict(recipe)} if recipe else {}),
     }
     workdir = Path(workdir)
@@ -105,9 +103,9 @@ def train(
     if config.init_from and not runs.has_checkpoints(workdir):
         arrays, report = runs.start_from(config, model, assembly.shapes, dataset.classes)
         log.info('starting from the weights of %s, at step 0\n%s', config.init_from, report)
-    with claim(workdir), jax.set_mesh(mesh):
+    with workdirs.claim(workdir), jax.set_mesh(mesh):
         processes.check_shared(workdir)
-        checkpoints = open_workdir(workdir, config, about)
+        checkpoints = workdirs.open_checkpoints(workdir, config, about)
 
         # --- Resume, or start from weights, or start from scratch: in this order ---
         state = checkpoints.restore_latest(assembly.abstract)
@@ -260,87 +258,6 @@ def train(
         log.info('%s at step %d: saved; the same command goes on', agreement.stop.name, number)
         raise SystemExit(128 + agreement.stop)
     return scores or {}
-
-
-def check_workdir(workdir: str | Path) -> None:
-    """Refuses what is no folder, before a training that could not be saved.
-
-    Raises:
-        UserError: it is empty, as of a shell's variable that is not set, or an address.
-    """
-    # A Path has made one slash of two.
-    if not str(workdir) or re.match(r'\w+:/', str(workdir)):
-        raise UserError(
-            f"--workdir='{workdir}': checkpoints are written to a file system; give a folder, of a bucket "
-            'the one that it is mounted at.'
-        )
-
-
-@contextlib.contextmanager
-def claim(workdir: Path) -> Iterator[None]:
-    """Makes the workdir, and keeps other runs out of it while entered.
-
-    Raises:
-        UserError: it cannot be made, or another run is writing to it.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir='{workdir}': {cannot_make(workdir, error)}.") from None
-    if jax.process_index() > 0:  # The first one speaks for all.
-        yield
-        return
-    with open(workdir / '.lock', 'wb') as file:
-        if not locked(file):
-            raise UserError(
-                f"another vjax.train is writing to '{workdir}': wait until it is done, or choose another "
-                '--workdir.'
-            )
-        yield
-
-
-def open_workdir(
-    workdir: Path, config: ml_collections.ConfigDict, about: dict[str, Any]
-) -> Checkpoints:
-    """The checkpoints of a new workdir, or of one that holds the same run.
-
-    Raises:
-        UserError: the workdir holds another run.
-    """
-    checkpoints = Checkpoints(
-        workdir,
-        keep_last=config.checkpoint.keep_last,
-        keep_best=config.checkpoint.keep_best,
-        remove_unfinished=True,
-    )
-    if checkpoints.steps:
-        saved = runs.read_about(workdir)
-        if 'conversion' in saved:
-            raise UserError(
-                f"'{workdir}' holds converted weights, no run to go on with: choose another --workdir, "
-                f'and start from them with --config.init_from={workdir}.'
-            )
-        changed = configs.differences(saved['config'], about['config'])
-        changed += [
-            key for key in ('classes', 'multi_label', 'fingerprint') if saved[key] != about[key]
-        ]
-        if changed:
-            raise UserError(
-                f"'{workdir}' holds a run of another config ({'; '.join(changed)}); choose another "
-                f'--workdir, or start from its weights with --config.init_from={workdir}.'
-            )
-        if config.init_from not in ('', saved['config']['init_from']):
-            log.warning(
-                "'%s' goes on from its own checkpoint, and config.init_from=%s is not used: to start from "
-                'these weights, choose another --workdir',
-                *(workdir, config.init_from),
-            )
-        # Of what may change, as it is now: another place of the data set. But not what it once began with.
-        began = {key: saved['config'][key] for key in ('init_from', 'adapt')}
-        about = saved | about | {'config': about['config'] | began}
-    if jax.process_index() == 0:
-        runs.write_about(workdir, about)
-    return checkpoints
 
 
 def start(

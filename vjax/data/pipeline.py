@@ -1,8 +1,8 @@
 """Videos -> uint8 clips: the host's half of the input, in tf.data.
 
 A training batch is a pure function of (seed, step). The stream of training examples is endless and
-numbered; example p is video `RandomIndexShuffle(p % n)` of epoch `p // n`, and every random draw that
-is made for it, here and on the device, is keyed by p. So there is no shuffle buffer and no iterator
+numbered; example p is a video of epoch `p // n` (`vjax.data.shuffling`), and every random draw that is
+made for it, here and on the device, is keyed by p. So there is no shuffle buffer and no iterator
 to save: a run goes on at any step, and on any number of hosts, with the same bytes.
 
 What a clip shows of a video is drawn from the split's index, before anything of the video is read: so
@@ -33,6 +33,7 @@ from vjax.data import memory, records, sampling, stores, tfrecord, video
 from vjax.data.decoding import decode_window
 from vjax.data.geometry import draw_window, resized_shape, view_corners, window_size
 from vjax.data.sections import Augment, Clip
+from vjax.data.shuffling import video_of_turn
 from vjax.errors import UserError
 
 with epy.lazy_imports():
@@ -248,15 +249,7 @@ def train_batches(
         """Places in the stream and indices of videos, int64 [rows] each."""
         positions = step * batch_size + tf.constant(rows)
         turns = positions // augment.repeats
-        epochs = turns // num_videos
-        # tf.random.experimental.index_shuffle wraps this op, but cannot take a batch of seeds.
-        indices = tf.raw_ops.RandomIndexShuffle(
-            index=turns % num_videos,
-            seed=tf.stack([tf.fill([len(rows)], np.int64(seed)), epochs, tf.ones_like(epochs)], 1),
-            max_index=tf.constant(num_videos - 1, tf.int64),
-            rounds=4,
-        )
-        return positions, indices
+        return positions, video_of_turn(turns, num_videos=num_videos, seed=seed)
 
     side = window_size(clip, augment)
     # No run comes near 2**31 steps.
