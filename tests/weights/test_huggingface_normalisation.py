@@ -25,10 +25,9 @@ def embed(params, patch):
     return np.einsum('hwc,hwcd->d', patch, params['embedding/kernel']) + params['embedding/bias']
 
 
-def write(folder, **content):
-    path = folder / 'preprocessor_config.json'
-    path.write_text(json.dumps(content))
-    return path
+def write(folder, file='preprocessor_config.json', **content):
+    (folder / file).write_text(json.dumps(content))
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -56,7 +55,7 @@ def test_the_embedding_is_that_of_the_processors_output(params, processor, tmp_p
 
 def test_input_in_our_range_needs_no_folding(params, tmp_path):
     half = {'image_mean': [0.5] * 3, 'image_std': [0.5] * 3}
-    for path in (write(tmp_path, **half), tmp_path / 'absent.json'):
+    for path in (write(tmp_path, **half), tmp_path / 'absent'):
         for name, array in normalisation.fold(params, path).items():
             np.testing.assert_array_equal(array, params[name])
 
@@ -71,8 +70,54 @@ def test_a_vivits_own_processor_is_meant_where_the_file_names_none(params, tmp_p
     np.testing.assert_allclose(folded['embedding/kernel'], params['embedding/kernel'] / 2)
 
 
+def test_of_several_files_the_one_that_transformers_reads_counts(params, tmp_path):
+    """Later ones of these come first; each makes of [-1, 1] something else."""
+    means = iter((0.1, 0.2, 0.3, 0.4))
+
+    def folded(model_type):
+        return normalisation.fold(params, tmp_path, model_type)['embedding/bias']
+
+    def expected():
+        shift = (1 - 2 * mean) * params['embedding/kernel'].sum((0, 1, 2))
+        return params['embedding/bias'] + shift
+
+    entry = {'image_std': 0.5, 'offset': False, 'rescale_factor': 1 / 255}
+    for file, name, own in (
+        ('preprocessor_config.json', '', ('vit', 'vivit')),
+        ('video_preprocessor_config.json', '', ('vivit',)),
+        ('processor_config.json', 'image_processor', ('vit', 'vivit')),
+        ('processor_config.json', 'video_processor', ('vivit',)),
+    ):
+        mean = next(means)
+        content = entry | {'image_mean': mean}
+        if name:
+            old = tmp_path / file
+            old = json.loads(old.read_text()) if old.exists() else {}
+            content = old | {name: content}
+        before = folded('vit')
+        write(tmp_path, file, **content)
+        np.testing.assert_allclose(folded('vivit'), expected(), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            folded('vit'), expected() if 'vit' in own else before, rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize('entry', ['video_processor', 'image_processor'])
+def test_a_processor_that_is_none_is_named(entry, params, tmp_path):
+    write(tmp_path, 'processor_config.json', **{entry: [1]})
+    with pytest.raises(UserError, match=rf'{entry}=\[1\] should be a JSON object'):
+        normalisation.fold(params, tmp_path, 'vivit')
+
+
 @pytest.mark.parametrize(
-    'wrong', [{'image_mean': [1, 2]}, {'image_std': 'wide'}, {'image_std': [0.1, 0.0, 0.1]}]
+    'wrong',
+    [
+        {'image_mean': None},
+        {'rescale_factor': None},
+        {'image_mean': [1, 2]},
+        {'image_std': 'wide'},
+        {'image_std': [0.1, 0.0, 0.1]},
+    ],
 )
 def test_a_wrong_entry_is_named(params, wrong, tmp_path):
     (name,) = wrong

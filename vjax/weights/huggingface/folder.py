@@ -1,4 +1,4 @@
-"""Hugging Face's folders on disk: config.json, safetensors, preprocessor_config.json."""
+"""Hugging Face's folders on disk: config.json, safetensors, the processor's file."""
 
 import json
 import os
@@ -21,7 +21,6 @@ from vjax.weights.trees import flatten
 
 CONFIG = 'config.json'
 TENSORS = 'model.safetensors'
-PROCESSOR = 'preprocessor_config.json'
 SINGLE_LABEL, MULTI_LABEL = 'single_label_classification', 'multi_label_classification'
 
 
@@ -58,7 +57,7 @@ def read(path: Path, model: Any = None) -> Source:
         where = '' if str(path) in sentence else f'{name}: '
         raise UserError(f'{where}{sentence}.') from error
     if family.model_type in ('vit', 'vivit'):
-        params = normalisation.fold(params, path / PROCESSOR, family.model_type)
+        params = normalisation.fold(params, path, family.model_type)
     skipped = getattr(family.module, 'UNUSED', {})
     unused = {
         tensor: why
@@ -117,7 +116,7 @@ def write(
     files = {CONFIG: config}
     if hasattr(family.module, 'processor'):
         side = short_side or max(input_shape[-3:-1])
-        files[PROCESSOR] = family.module.processor(model, input_shape, side)
+        files[normalisation.PROCESSOR] = family.module.processor(model, input_shape, side)
     tensors = {
         name: np.ascontiguousarray(tensor, np.float32)  # What `save_file` takes for granted.
         for name, tensor in family.module.state(flat, model).items()

@@ -1,4 +1,4 @@
-"""What an image processor of Hugging Face's does to pixels, as part of the embedding.
+"""What an image or video processor of Hugging Face's does to pixels, as part of the embedding.
 
 vjax's models take values in [-1, 1]. A ViT that was trained with the mean and deviation of ImageNet
 computes the same from them once its embedding has been changed to fit. So does a ViViT that was trained
@@ -16,26 +16,37 @@ from vjax.weights.huggingface import entries
 
 log = logging.getLogger(__name__)
 
+PROCESSOR = 'preprocessor_config.json'
+# What transformers reads for a model, the first that is there: a file, and its entry in one for several.
+FILES = {
+    'vit': (('processor_config.json', 'image_processor'), (PROCESSOR, None)),
+    'vivit': (
+        ('processor_config.json', 'video_processor'),
+        ('processor_config.json', 'image_processor'),
+        ('video_preprocessor_config.json', None),
+        (PROCESSOR, None),
+    ),
+}
 TYPES = ('image_processor_type', 'video_processor_type', 'feature_extractor_type')
 
 
 def fold(
-    params: Mapping[str, np.ndarray], path: Path, model_type: str = 'vit'
+    params: Mapping[str, np.ndarray], folder: Path, model_type: str = 'vit'
 ) -> dict[str, np.ndarray]:
     """The parameters of a model for input in [-1, 1] from those of one for a processor's output.
 
     Args:
       params: Flat, with `embedding/kernel` [..., channels, dim] and `embedding/bias`.
-      path: Of preprocessor_config.json; where there is none, the output is taken to be in [-1, 1].
+      folder: Of the processor's file; where there is none, the output is taken to be in [-1, 1].
       model_type: Of config.json; its processor is meant where the file names none.
 
     Raises:
       UserError: the file is damaged, or its mean and deviation are not those of each channel.
     """
     params = dict(params)
-    if not path.exists():
+    path, processor = _processor(folder, model_type)
+    if processor is None:
         return params
-    processor = entries.load(path)
     names = [processor[key] for key in TYPES if key in processor] or [model_type]
     offset = str(names[0]).lower().startswith('vivit') and processor.get('offset', True)
     scale, shift = _as_affine(processor, params['embedding/kernel'].shape[-2], path, bool(offset))
@@ -51,6 +62,19 @@ def fold(
     params['embedding/kernel'] = (kernel * scale[:, None]).astype(np.float32)
     params['embedding/bias'] = (params['embedding/bias'] + moved).astype(np.float32)
     return params
+
+
+def _processor(folder: Path, model_type: str) -> tuple[Path, Mapping | None]:
+    """The file that transformers would read, and what it says of the processor; None without one."""
+    for file, entry in FILES[model_type]:
+        path = folder / file
+        content = entries.load(path) if path.exists() else None
+        processor = content.get(entry) if content and entry else content
+        if processor is not None:
+            if not isinstance(processor, Mapping):
+                raise UserError(f'{path}: {entry}={processor!r:.100} should be a JSON object.')
+            return path, processor
+    return folder / PROCESSOR, None
 
 
 def _as_affine(
@@ -77,6 +101,9 @@ def _as_affine(
 def _numbers(value: object, count: int, name: str, path: Path) -> np.ndarray:
     """A number, or one for each channel."""
     try:
-        return np.broadcast_to(np.asarray(value, np.float64), (count,))
+        numbers = np.broadcast_to(np.asarray(value, np.float64), (count,))
     except (TypeError, ValueError):
-        raise UserError(f'{path}: {name}={value!r} should be {count} numbers.') from None
+        numbers = np.full(count, np.nan)
+    if not np.isfinite(numbers).all():  # A null becomes NaN.
+        raise UserError(f'{path}: {name}={value!r} should be {count} numbers.')
+    return numbers
