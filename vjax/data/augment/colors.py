@@ -1,4 +1,4 @@
-"""Colour jitter: the order of SimCLR with the ranges of Scenic's video pipeline."""
+"""Colour jitter, in the order and with the ranges of Scenic's video pipeline."""
 
 import dm_pix as pix
 import jax
