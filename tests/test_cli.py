@@ -218,6 +218,20 @@ def test_two_options_do_not_write_one_file(tmp_path, monkeypatch):
         cli.check_files(out='a.csv', predictions=tmp_path / 'a.csv')
 
 
+def test_no_device_is_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / 'pipe')
+    with pytest.raises(UserError, match=r'--out=.*pipe. is a device or a pipe; name a file'):
+        cli.check_files(out=tmp_path / 'pipe')
+    cli.check_files(out=tmp_path / 'new.csv')
+
+
+def test_nobody_needs_to_read_what_is_printed():
+    code = 'from vjax import cli; cli.run(lambda argv: print("done"))'
+    command = f"{sys.executable} -c '{code}' >&-"
+    found = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert (found.stdout, found.stderr) == ('', '')
+
+
 def test_importing_cli_is_light():
     code = 'import sys, vjax.cli; print([m for m in ("tensorflow", "jax") if m in sys.modules])'
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)

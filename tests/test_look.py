@@ -63,6 +63,19 @@ def test_bad_options_are_one_sentence_and_write_nothing(workdir, films, tmp_path
     assert not out.exists()
 
 
+@pytest.mark.parametrize('kind', ['mp4', 'gif'])
+def test_a_video_that_is_looked_at_is_not_overwritten(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'link').symlink_to(tmp_path)
+    film = tmp_path / f'mine.{kind}'
+    film.write_bytes(b'dear')
+    for out in ('.', 'link'):
+        arguments = ['--workdir=none', f'link/mine.{kind}', f'--out={out}', f'--format={kind}']
+        with pytest.raises(UserError, match=rf'would overwrite .link/mine\.{kind}.; name another'):
+            look.main(arguments)
+    assert film.read_bytes() == b'dear'
+
+
 def test_files_of_one_name_do_not_replace_each_other():
     stems = look.unique_stems(['a/x.mp4', 'b/x.mp4', 'x_2.avi', 'c/x.mp4', 'y.mp4'])
     assert stems == ['x', 'x_2', 'x_2_2', 'x_3', 'y']

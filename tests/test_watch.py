@@ -146,6 +146,31 @@ def test_a_file_gives_segments_and_a_picture(trained, film, tmp_path, capsys):
     assert content['seconds'] == pytest.approx(NUM_FRAMES / FPS, abs=0.01)
 
 
+@pytest.mark.parametrize('shown', ['segments', 'windows'])
+def test_files_are_written_though_nobody_reads_what_is_printed(
+    shown, trained, film, tmp_path, monkeypatch
+):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, 'stdout', Closed())
+    with pytest.raises(BrokenPipeError):
+        watch.main(
+            [
+                f'--workdir={trained}',
+                str(film),
+                f'--print={shown}',
+                f'--segments={tmp_path}/found.csv',
+            ]
+        )
+    rows = list(csv.DictReader(io.StringIO((tmp_path / 'found.csv').read_text())))
+    assert float(rows[0]['start']) == 0
+    ended = float(rows[-1]['end'])
+    assert 0 < ended <= NUM_FRAMES / FPS + 0.01
+    assert shown == 'windows' or ended == pytest.approx(NUM_FRAMES / FPS, abs=0.01)
+
+
 def test_every_head_has_segments(trained, film, tmp_path, monkeypatch, capsys):
     run = runs.load_run(trained)
     heads = run._replace(classes={'noun': ('cup', 'pan'), 'verb': ('cut', 'fry', 'stir', 'wash')})

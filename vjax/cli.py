@@ -47,6 +47,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     logging.basicConfig(format='%(message)s', level=logging.WARNING, force=True)
     logging.getLogger('vjax').setLevel(logging.INFO)
     logging.getLogger('absl').setLevel(logging.CRITICAL)
+    if sys.stdout is None:  # Closed by the shell: `>&-`.
+        sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         # File names may be anything; stderr takes them as it is.
         sys.stdout.reconfigure(errors='backslashreplace')
@@ -126,7 +128,8 @@ def check_files(**files: str | os.PathLike | None) -> None:
       **files: option -> its file; none where it is empty or None.
 
     Raises:
-      UserError: there is no such folder, it is another user's, a file is one, or two are the same.
+      UserError: there is no such folder, it is another user's, a file is one or a device, or two are
+        the same.
     """
     taken = {}
     for option, file in ((option, pathlib.Path(file)) for option, file in files.items() if file):
@@ -134,6 +137,8 @@ def check_files(**files: str | os.PathLike | None) -> None:
             raise UserError(f"--{option}='{file}': there is no folder '{file.parent}'.")
         if file.is_dir():
             raise UserError(f"--{option}='{file}' is a folder; name a file in it.")
+        if file.exists() and not file.is_file():
+            raise UserError(f"--{option}='{file}' is a device or a pipe; name a file.")
         if not os.access(file.parent, os.W_OK):
             raise UserError(f"--{option}='{file}': '{file.parent}' cannot be written to.")
         other = taken.setdefault(file.resolve(), option)

@@ -68,15 +68,23 @@ def look_at(
         `{'path': ..., 'error': ...}` for a file that is no video.
 
     Raises:
-        UserError: there is no such run, checkpoint, format or map, or `out` is a file.
+        UserError: there is no such run, checkpoint, format or map, or `out` is a file, or a video would
+            be overwritten.
     """
     if kind not in FORMATS:
         raise UserError(f'--format={kind} is not one of {", ".join(FORMATS)}.')
     if Path(out).is_file():
         raise UserError(f"--out='{out}' is a file; name a folder.")
+    paths = [Path(out) / f'{name}.{kind}' for name in unique_stems(files)]
+    sources = {Path(file).resolve(): file for file in files}
+    for path in paths:
+        if path.resolve() in sources:
+            raise UserError(
+                f"--out='{out}' would overwrite '{sources[path.resolve()]}'; name another folder."
+            )
     run, classification = load_classifier(workdir, checkpoint, overrides)
     logits_of = logits_by(run)
-    for file, name in zip(files, unique_stems(files), strict=True):
+    for file, path in zip(files, paths, strict=True):
         try:
             film = as_prepared(run, file)
         except video.BadVideo as error:
@@ -88,7 +96,6 @@ def look_at(
         chosen = choose({name: own[0] for name, own in maps.items()}, names)
         top = best(run.classes, scores_of(classification, logits), 1)
         text = in_words(top)
-        path = Path(out) / f'{name}.{kind}'
         if kind == 'png':
             path.parent.mkdir(parents=True, exist_ok=True)
             rows = {f'{Path(file).name}: {text}': enlarged(clip[0]), **panels(clip[0], chosen)}

@@ -222,12 +222,16 @@ def main(argv: list[str]) -> int:
     def show(entry, line):
         print(json.dumps(entry, ensure_ascii=False) if args.json else line(entry), flush=True)
 
+    unread = []  # Why nobody reads what is printed, if that is so.
     with Interruption() as interruption, _progress(piped or shown == 'windows') as advance:
 
         def on_window(window):
             advance(window['end'])
-            if shown == 'windows':
-                show(window, window_line)
+            if shown == 'windows' and not unread:
+                try:
+                    show(window, window_line)
+                except OSError as error:
+                    unread.append(error)
 
         try:
             watched = watch(
@@ -241,18 +245,19 @@ def main(argv: list[str]) -> int:
                 raw=RawFormat.parse(args.raw) if args.raw else None,
                 checkpoint=args.checkpoint,
                 overrides=overrides,
-                stopped=lambda: interruption.signal is not None,
+                stopped=lambda: interruption.signal is not None or bool(unread),
                 on_window=on_window,
             )
         except BadVideo as error:
             if interruption.signal:  # Nobody waited for the first frame.
                 raise KeyboardInterrupt from None
             raise UserError(f'{args.video}: {error}') from error
-    found = segments.as_dicts(watched.segments, len(watched.classes) > 1)
+    _write(args, watched)  # First: nobody may read what is printed.
+    for error in unread:
+        raise error
     if shown == 'segments':
-        for segment in found:
+        for segment in segments.as_dicts(watched.segments, len(watched.classes) > 1):
             show(segment, segment_line)
-    _write(args, watched)
     if interruption.signal:
         print(f'interrupted after {clock(watched.seconds, True)} of video', file=sys.stderr)
         return 128 + interruption.signal
