@@ -1,4 +1,6 @@
 import csv
+import errno
+import os
 
 import pytest
 
@@ -102,6 +104,17 @@ def test_folders_are_listed_once(videos, monkeypatch):
     assert sorted(listed) == sorted(
         str(path) for path in (videos, videos / 'cut', videos / 'no folder')
     )
+
+
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(videos, monkeypatch):
+    def denied(path):
+        raise PermissionError(errno.EACCES, 'Permission denied', path)
+
+    monkeypatch.setattr(os, 'listdir', denied)
+    with pytest.raises(PermissionError):
+        storage.folder(str(videos)).names()
+    monkeypatch.undo()
+    assert storage.folder(str(videos / 'none')).names() == set()
 
 
 def test_too_few_videos_are_an_error_that_leaves_nothing(videos, tmp_path):

@@ -101,7 +101,7 @@ class Disk(Folder):
     def names(self) -> set[str]:
         try:
             return set(os.listdir(self.path))
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return set()
 
     def sizes(self, names: Sequence[str]) -> list[int | None]:
