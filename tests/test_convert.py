@@ -211,6 +211,33 @@ def test_classes_in_another_order_than_the_source_names_them_are_refused(trained
         convert(str(trained), tmp_path / 'out', classes=given)
 
 
+def test_classes_may_be_a_list(trained, tmp_path):
+    convert(str(trained), tmp_path / 'out', classes={'label': MOTIONS})
+    assert runs.load_run(tmp_path / 'out').classes == {'label': tuple(MOTIONS)}
+
+
+def test_pooling_without_logits_is_no_classifier(digits):
+    """As in a contrastive VideoPrism, whose model has a class for want of any."""
+    pooling = {'head/pool/probe': np.zeros((1, 1, 4), 'f')}
+    source = weights.Source('v:file', models.build('vit', **IMAGE, num_classes=1), pooling)
+    chosen = config(digits, 'dataset.num_classes=6', 'model.name=vit')
+    assert convert_module.count_classes([source], chosen, None) == 6
+    assert convert_module.count_classes([source], chosen, {'label': 'abcdefghij'}) == 10
+    logits = weights.Source('v:file', source.model, {'head/logits/bias': np.zeros(1, 'f')})
+    with pytest.raises(UserError, match=r'v:file has 1 classes and config\.dataset\.num_classes'):
+        convert_module.count_classes([logits], chosen, None)
+
+
+def test_positions_that_are_computed_are_of_no_other_size(digits):
+    table = 'encoder/position_embedding/table'
+    report = weights.Report(('head/logits/bias',), {table: 'how'}, {}, {})
+    source = weights.Source('vit:file', models.build('vit', **IMAGE, num_classes=6), {})
+    with pytest.raises(UserError, match=r'vit:file was trained on clips of another size'):
+        convert_module.check_classifier([source], config(digits), report)
+    computed = source._replace(positions=lambda grid: np.zeros((1, 4)))
+    assert convert_module.check_classifier([computed], config(digits), report) is False
+
+
 def test_a_classifier_of_several_labels_wants_their_loss(digits, tmp_path):
     """As Hugging Face's config.json says it, and as it is written."""
     model = models.build(

@@ -33,6 +33,7 @@ from vjax.training import runs
 from vjax.training.checkpoints import Checkpoints
 from vjax.training.interruption import Interruption
 from vjax.weights import huggingface
+from vjax.weights.adapt import LOGITS
 
 TARGETS = ('vjax', 'huggingface')
 
@@ -67,6 +68,7 @@ def convert(
         raise UserError(f'to={to!r} is not one of {", ".join(TARGETS)}.')
     if out.exists():
         raise UserError(f"--out='{out}' exists already; name a new folder.")
+    classes = classes and {head: tuple(names) for head, names in classes.items()}
     if config is None and weights.split_name(name)[0]:
         raise UserError(f'{name} needs a config, of the model to convert to.')
     config = (config or run_config(name)).copy_and_resolve_references()
@@ -177,7 +179,7 @@ def count_classes(
     if config.model.num_classes:
         wanted['config.model.num_classes'] = config.model.num_classes
     same_kind = [type(s.model).__name__ for s in sources] == [models.MODELS[config.model.name][1]]
-    has_head = any(path.startswith('head/') for source in sources for path in source.params)
+    has_head = any(LOGITS.fullmatch(path) for source in sources for path in source.params)
     if config.adapt.head != 'drop' and has_head and same_kind:
         found = sources[0].model.num_classes
         others = wanted or {'config.dataset.num_classes': config.dataset.num_classes}
@@ -206,7 +208,9 @@ def check_classifier(
             `config.adapt.head` does not insist; or the loss is for one class of each video.
     """
     resized = [f'{path} ({how})' for path, how in report.changed.items() if 'position' in path]
-    has_head = any(path.startswith('head/') for path in report.loaded)
+    if sources[0].positions:  # Made for the size at hand, whatever it is.
+        resized = []
+    has_head = any(LOGITS.fullmatch(path) for path in report.loaded)
     multi_label = has_head and sources[0].multi_label
     if multi_label and config.loss.name != 'sigmoid':
         raise UserError(

@@ -8,6 +8,7 @@ import pytest
 from vjax import models, weights
 from vjax.errors import UserError
 from vjax.models import costs
+from vjax.weights.scenic import checkpoint
 
 CLIP = (4, 16, 16, 3)
 VIVIT = {
@@ -93,6 +94,16 @@ def test_from_an_image_model():
         np.testing.assert_array_equal(arrays[f'encoder/{path}'], array)
     assert report.changed == {f'encoder/{path}': how for path, how in expected.changed.items()}
     assert 'embedding/kernel' in expected.changed
+
+
+def test_a_file_is_read_for_the_encoder(tmp_path, monkeypatch):
+    """Which knows what a file leaves open, such as where its attention is."""
+    monkeypatch.setattr(checkpoint, 'read', lambda path, like: weights.Source('', like, {}))
+    (tmp_path / 'file').touch()
+    model = probe()
+    for asked in (model, model.encoder):
+        (read,) = weights.read(f'scenic:{tmp_path}/file', asked, CLIP)
+        assert read.model == model.encoder
 
 
 def test_from_another_probe():

@@ -60,13 +60,15 @@ def read(name: str, model: Any, input_shape: tuple[int, ...] | None = None) -> S
 
     Args:
       name: A source, a colon, and one or more paths joined by commas.
-      model: The model that is to be loaded; it decides what a file leaves open.
+      model: The model that is to be loaded, which decides what a file leaves open; for a probe its
+        encoder does.
       input_shape: Of one example for it, without batch axis, where the model samples frames.
 
     Raises:
       UserError: a file is missing, damaged, or not what the source says.
     """
     source, paths = split_name(name)
+    model = getattr(model, 'encoder', model)
     samples = getattr(model, 'embedding', '') == 'uniform_frames'
     if samples and input_shape and not model.position_grid:
         # In a file its tokens look like those of an image, if their number is a square.

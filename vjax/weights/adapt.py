@@ -76,6 +76,7 @@ def adapt(
     """
     body = {path: leaf for path, leaf in shapes.items() if not path.startswith(HEAD)}
     plan = make_plan(sources, model, body, input_shape, how)
+    classes = classes and {head: tuple(names) for head, names in classes.items()}
     _add_head(plan, sources, model, shapes, how, classes)
 
     arrays, loaded, changed = {}, [], {}
