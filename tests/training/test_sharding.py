@@ -125,13 +125,20 @@ def test_fsdp_splits_the_largest_dimension_that_divides():
 
 
 @pytest.mark.parametrize(
-    ('value', 'sentence'),
-    [(('model',), "over 'model'"), (('data',), 'evenly'), ('zero', 'neither a tuple')],
+    ('name', 'value', 'sentence'),
+    [
+        ('bias', ('model',), "over 'model'"),
+        ('bias', ('data',), 'evenly'),
+        ('bias', 'zero', 'neither a tuple'),
+        ('bias', 'fsdp()', 'neither a tuple'),
+        ('kernel', ('data', 'data'), "splits two dimensions of 'kernel' over one axis"),
+        ('kernel', ('...', '...', 'data'), r"has more than one '\.\.\.'"),
+    ],
 )
-def test_a_wrong_spec_is_refused(value, sentence):
+def test_a_wrong_spec_is_refused(name, value, sentence):
     mesh = sharding.make_mesh({'data': 8})
     with pytest.raises(UserError, match=sentence):
-        sharding.parameter_shardings(mesh, [('bias', value), ('.*', ())], PARAMS)
+        sharding.parameter_shardings(mesh, [(name, value), ('.*', ())], PARAMS)
 
 
 def test_moments_live_where_their_parameters_do():

@@ -6,6 +6,7 @@ them may be split over `fsdp` (ZeRO, arXiv 1910.02054) and `tensor` (Megatron, a
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -154,8 +155,8 @@ def parameter_shardings(
 
     def sharding(path, leaf, value):
         name = rules.path_name(path)
-        if isinstance(value, str) and value.startswith('fsdp(') and value.endswith(')'):
-            spec = _fsdp_spec(leaf.shape, value[len('fsdp(') : -1], mesh)
+        if isinstance(value, str) and (fsdp := re.fullmatch(r'fsdp\((\w+)\)', value)):
+            spec = _fsdp_spec(leaf.shape, fsdp[1], mesh)
         elif isinstance(value, str):
             raise UserError(
                 f"config.sharding.parameters: '{value}' is neither a tuple of axis names nor "
@@ -169,6 +170,11 @@ def parameter_shardings(
                     f"config.sharding: parameters are to be split over '{axis}', but the mesh has only "
                     f'{list(mesh.shape)}; set config.sharding.mesh.{axis}.'
                 )
+        axes = [axis for axis in spec if axis]
+        if len(set(axes)) < len(axes):
+            raise UserError(
+                f"config.sharding: {tuple(value)} splits two dimensions of '{name}' over one axis."
+            )
         splits = [mesh.shape[axis] if axis else 1 for axis in spec]
         if len(spec) > leaf.ndim or any(n % k for n, k in zip(leaf.shape, splits, strict=False)):
             raise UserError(
@@ -187,6 +193,8 @@ def _explicit_spec(ndim: int, value: Sequence[str]) -> list[str | None]:
     if '...' in spec:
         i = spec.index('...')
         spec[i : i + 1] = [None] * max(0, ndim - len(spec) + 1)
+        if '...' in spec:
+            raise UserError(f"config.sharding: {tuple(value)} has more than one '...'.")
     return spec
 
 
