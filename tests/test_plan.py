@@ -66,6 +66,23 @@ def compiled(function, *shapes):
     return jax.jit(function).lower(*arrays).compile()
 
 
+def test_of_a_config_that_varies_the_costliest_model_is_planned(monkeypatch):
+    planned = []
+
+    def note(config, *others):
+        planned.append(config)
+        return {'warnings': ['of the chip']}
+
+    monkeypatch.setattr(estimate, '_estimate', note)
+    path = f'{ROOT}/configs/lookupvit/moving_digits.py:grid=1x1,grids=2x2+6x6+1x1'
+    result = estimate.plan(cli.load_config(path, ['--config.dataset.path=none']), 'cpu')
+    (config,) = planned
+    assert (config.model.grid, config.vary.to_dict()) == ((6, 6), {})
+    said, other = result['warnings']
+    assert 'makes 3 models, of which this is the costliest (grid=(6, 6))' in said
+    assert other == 'of the chip'
+
+
 def test_a_loop_counts_as_often_as_it_runs(mesh):
     def on_a_chip(x, w):
         def layer(x, _):

@@ -11,6 +11,7 @@ import jax
 import ml_collections
 
 from vjax import config as configs
+from vjax import models
 from vjax.axes import BATCH_AXES, TIME_AXIS, num_parts
 from vjax.data import records
 from vjax.errors import UserError
@@ -70,6 +71,7 @@ def plan(
     """
     configs.check(config)
     config, classes, multi_label, num_videos = _resolve(config)
+    config, varied = _costliest(config)
     local = where in ('cpu', 'gpu')
     devices, chip = topology.find(where) if local else (None, None)
     name = cache.key(
@@ -88,6 +90,7 @@ def plan(
         if folder:
             cache.write(folder, name, result)
     result |= {'topology': where, 'cached': cached, 'notice': NOTICE}
+    result['warnings'] = varied + result['warnings']
     size = dataset_size or num_videos
     result['epoch'] = _epoch(config, result, size, price) if size else None
     return result
@@ -108,9 +111,29 @@ def _resolve(config: ml_collections.ConfigDict):
         config = configs.resolve(config, dataset)
         classes, multi_label = dataset.classes, dataset.multi_label
         num_videos = dataset.splits[config.dataset.train].num_videos
-    with config.unlocked():
-        config.vary = ml_collections.ConfigDict()
     return config, classes, multi_label, num_videos
+
+
+def _costliest(config: ml_collections.ConfigDict) -> tuple[ml_collections.ConfigDict, list[str]]:
+    """The config with the model of most matrix products that its `vary` makes, and what to say of it."""
+
+    def products(fields):
+        model = models.build(**config.model.to_dict() | fields)
+        return costs.matrix_products(model, configs.clip_shape(config))
+
+    variations = configs.variations(config)
+    fields = max(variations, key=products) if len(variations) > 1 else variations[0]
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.update(fields)
+        config.vary = ml_collections.ConfigDict()
+    if len(variations) == 1:
+        return config, []
+    chosen = ', '.join(f'{name}={value}' for name, value in fields.items())
+    return config, [
+        f'config.vary makes {len(variations)} models, of which this is the costliest ({chosen}): steps '
+        'of the others take less.'
+    ]
 
 
 def _estimate(
