@@ -591,9 +591,44 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(digits
     assert max(kept) < bad_step
 
 
+def test_a_state_that_cannot_be_scored_is_not_kept(digits, tmp_path):
+    """The second update ruins the model, the first has a rate of 0."""
+    ruinous = ('optimizer.learning_rate=1e20', 'optimizer.warmup_fraction=1.0')
+    often = ('eval.every=1', 'checkpoint.every=1', 'checkpoint.keep_best=0')
+    for _ in range(2):
+        with pytest.raises(
+            UserError, match=r'validation loss is not finite at step 2; the checkpoint of step 1 is'
+        ):
+            train(six_steps(digits, *ruinous, *often), tmp_path)
+        assert [path.name for path in (tmp_path / 'checkpoints').glob('[0-9]*')] == ['1']
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('stop_after_three')
+def test_a_report_is_of_no_steps_before_a_resume_that_changed_their_number(
+    digits, tmp_path, monkeypatch
+):
+    with pytest.raises(SystemExit):
+        train(six_steps(digits, 'log_every=6'), tmp_path / 'twos')
+    monkeypatch.undo()
+    shutil.copytree(tmp_path / 'twos', tmp_path / 'ones')
+    for name, number in (('ones', 1), ('twos', 2)):
+        train(six_steps(digits, f'log_every={number}'), tmp_path / name)
+    ones, twos = (
+        {line['step']: line for line in numbers(tmp_path / name) if 'train/loss' in line}
+        for name in ('ones', 'twos')
+    )
+    assert ones.keys() == {4, 5, 6}
+    assert twos.keys() == {4, 6}
+    assert twos[4] == ones[4]  # Not of steps 1 to 4.
+    mean = (ones[5]['train/loss'] + ones[6]['train/loss']) / 2
+    assert twos[6]['train/loss'] == pytest.approx(mean, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ('overrides', 'sentence'),
     [
+        (('log_every=10000000000',), r'log_every.*from 1 to 2147483647'),
         (('model.num_classes=7',), r'num_classes=7, but the data set .* has 6 classes'),
         (('dataset.train=training',), "dataset.train='training'.*only the splits"),
         (('batch_size=12',), 'batch_size=12 cannot be shared evenly by 8 devices'),

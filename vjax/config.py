@@ -99,12 +99,12 @@ KEYS = {
 # Least and most of a number; where the config leaves it open, it is not checked.
 RANGES = {
     'seed': (0, 2**32 - 1),
-    'num_steps': (0, math.inf),
+    'num_steps': (0, 2**31 - 1),  # Of a step that is counted in int32.
     'num_epochs': (0, math.inf),
     'batch_size': (1, math.inf),
     'accumulate': (1, math.inf),
     'ema': (0, 1),
-    'log_every': (1, math.inf),
+    'log_every': (1, 2**31 - 1),
     'model.num_classes': (1, math.inf),
     'loss.label_smoothing': (0, 1),
     'loss.mixup': (0, math.inf),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -116,6 +117,9 @@ def train(
         else:
             start_step = int(jax.device_get(state.step))
             owes_evaluation = validates and checkpoints.about(start_step)['owes_evaluation']
+            if checkpoints.about(start_step)['config']['log_every'] != config.log_every:
+                # Its sums are of other steps than the next report is of.
+                state = state._replace(window=jax.tree.map(jnp.zeros_like, state.window))
             log.info('resuming %s from its checkpoint at step %d', workdir, start_step)
         if start_step >= config.num_steps and not owes_evaluation:
             log.info('%s is finished: all %d steps are done', workdir, config.num_steps)
@@ -165,7 +169,10 @@ def train(
             if agreement.stop:
                 return None  # Half an evaluation is none.
             if not math.isfinite(scores['loss']):
-                raise UserError(f'the validation loss is not finite at step {number}.')
+                # The loss of this step was that before its update.
+                checkpoints.remove(number)
+                kept = said_of(checkpoints)
+                raise UserError(f'the validation loss is not finite at step {number}; {kept}.')
             progress.evaluation(number, config.dataset.validation, scores)
             return scores
 
@@ -236,7 +243,7 @@ def train(
                 # The best of all evaluations, not of those that fall on a checkpoint.
                 saves |= evaluates and config.checkpoint.keep_best > 0
                 if evaluates or saves:
-                    # Nothing is scored or saved before it is known to be finite.
+                    # Nothing is scored or saved before its loss is known to be finite.
                     with clock(DEVICE):
                         raise_if_not_finite(report, checkpoints)
                     if unread:
@@ -283,15 +290,16 @@ def raise_if_not_finite(report: dict[str, jax.Array], checkpoints: Checkpoints) 
     """Stops a run whose loss or gradient was not finite; the checkpoints before it stay."""
     bad_step = int(jax.device_get(report['bad_step']))
     if bad_step >= 0:
-        kept = (
-            f'the checkpoint of step {checkpoints.steps[-1]} is kept'
-            if checkpoints.steps
-            else 'there is no checkpoint yet'
-        )
         raise UserError(
-            f'the loss or its gradient was not finite at step {bad_step}; {kept}. Try a lower '
-            f'config.optimizer.learning_rate, a longer warm-up or a smaller clip_norm.'
+            f'the loss or its gradient was not finite at step {bad_step}; {said_of(checkpoints)}. Try a '
+            'lower config.optimizer.learning_rate, a longer warm-up or a smaller clip_norm.'
         )
+
+
+def said_of(checkpoints: Checkpoints) -> str:
+    """What is left of a run that cannot go on."""
+    steps = checkpoints.steps
+    return f'the checkpoint of step {steps[-1]} is kept' if steps else 'there is no checkpoint'
 
 
 def main(argv: list[str]) -> None:

@@ -213,6 +213,15 @@ class Checkpoints:
         _wait_for_all()  # Until they have been written.
         self._checkpointer.reload()
 
+    def remove(self, step: int) -> None:
+        """Deletes a checkpoint that turned out to be none to go on from, if there is one of this step."""
+        if self._saving is not None:
+            self._guard(self._saving.result)
+        if jax.process_index() == 0 and step in self.steps:
+            shutil.rmtree(self.directory / str(step))
+        _wait_for_all()
+        self._checkpointer.reload()
+
     def save_model(self, params: Any) -> None:
         """Saves parameters alone, as those of step 0: a start for other runs, which resumes none.
 
