@@ -14,7 +14,8 @@ An entry point is a module with a `main(argv)`:
         cli.run(main)
 
 Exit codes: 0 done, 130 interrupted, 2 the user can fix it, 1 it may pass (one `error: ...` line on stderr
-each); a bug keeps its traceback and exits with 1. Importing this module imports neither TensorFlow nor jax.
+each; in the first seconds, of imports, Ctrl-C leaves a traceback); a bug keeps its traceback and exits
+with 1. Importing this module imports neither TensorFlow nor jax.
 """
 
 import argparse
