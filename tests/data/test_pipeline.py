@@ -173,6 +173,15 @@ def test_every_head_has_its_label_and_what_fills_up_has_zeros(tmp_path):
     np.testing.assert_array_equal(shown.sum(axis=1), 5)
 
 
+def test_evaluation_sees_a_label_that_holds_in_no_clip(tmp_path):
+    """As that of an action which begins after its video has ended."""
+    videos = [encode(make_video(0, 12), 0, fps=20.0, label=(1, 4), spans=((0.0, 9.0), (0.6, 0.6)))]
+    several = write_dataset(tmp_path, videos, 1, multi_label=True)
+    np.testing.assert_array_equal(evaluate(several)[0]['label'][0], [0, 1, 0, 0, 1])
+    (batch,) = train(several, num_steps=1, augment=NEUTRAL, batch_size=4)
+    np.testing.assert_array_equal(batch['label'], [[0, 1, 0, 0, 0]] * 4)
+
+
 def test_labels_of_a_multi_label_set_are_those_of_the_clip(tmp_path):
     """Evaluation sees all labels of a video, training those that hold while the clip lasts."""
     spans = ((0.0, 0.2), (0.25, 9.0), (0.0, 9.0))

@@ -94,7 +94,9 @@ def _training_draw(
 def _evaluation_draw(
     row: Tensors, index: 'tf.Tensor', *, clip: Clip, views: tuple[int, int]
 ) -> Tensors:
-    """What all views show of the video in place `index` of its split; as `_training_draw`, and
+    """What all views show of the video in place `index` of its split.
+
+    As `_training_draw`, but without `seconds`, as they stand for the whole video and all its labels, and
 
     Returns:
         corners: int32 [crops, 2], top and left of each crop in the window.
@@ -123,7 +125,6 @@ def _evaluation_draw(
         'frames': tf.concat(frames, axis=0),
         'window': window,
         'corners': corners - corner,
-        'seconds': tf.constant([0.0, np.inf]),
     }
 
 
@@ -409,10 +410,11 @@ def _stream(
         drawn = kind.draw(example['row'], example['place'])
         return {'place': example['place'], 'video': example['video'], 'drawn': drawn}
 
-    def label(index, seconds):
+    def label(index, drawn):
         if not dataset.multi_label:
             return store.index.label(index)
-        return store.index.multi_hot(index, num_labels, tuple(seconds.tolist()))
+        seconds = tuple(drawn['seconds'].tolist()) if 'seconds' in drawn else None
+        return store.index.multi_hot(index, num_labels, seconds)
 
     def decoded(index, drawn, pixels):
         """Whether the video could be read and decoded."""
@@ -435,7 +437,7 @@ def _stream(
     def fill(batch, i, index, drawn):
         """Writes an example to its place."""
         if decoded(index, drawn, batch['video'][i]):
-            batch['label'][i] = label(index, drawn['seconds'])
+            batch['label'][i] = label(index, drawn)
             batch['mask'][i] = 1
         else:
             batch['video'][i] = 0
