@@ -35,6 +35,7 @@ def test_equal_logits_are_not_a_hit():
 
 def test_logits_that_are_not_numbers_are_not_a_hit():
     assert not metrics.in_top_k(np.full((2, 10), np.nan), np.array([0, 9]), 5).any()
+    assert not metrics.in_top_k(np.full((2, 3), np.nan), np.array([0, 2]), 5).any()
 
 
 @pytest.mark.parametrize('k', [1, 2, 5])
@@ -54,7 +55,7 @@ def brute_force(parts, label, k):
         for of_head in parts:
             sums = sums[..., None] + of_head[i].astype(np.float64)
         rivals = np.sum(~(sums < sums[tuple(label[i])])) - 1
-        hits.append(rivals < min(k, sums.size))
+        hits.append(rivals < min(k, sums.size) and not np.isnan(sums[tuple(label[i])]))
     return np.array(hits)
 
 

@@ -112,7 +112,7 @@ def in_top_k(
     own = np.take_along_axis(logits, label[:, None], axis=-1)
     # Not `logits >= own`, by which a NaN would beat nobody.
     rivals = np.sum(~(logits < own), axis=-1) - 1
-    return rivals < min(k, logits.shape[-1])
+    return (rivals < min(k, logits.shape[-1])) & ~np.isnan(own[:, 0])
 
 
 def in_joint_top_k(
@@ -136,7 +136,8 @@ def in_joint_top_k(
             sums = rearrange(best, 'b i -> b i 1') + rearrange(top, 'b j -> b 1 j')
             best = rearrange(sums, 'b i j -> b (i j)')
     not_beaten = np.sum(~(best < own), axis=-1)  # The label's own combination is one of them.
-    return not_beaten <= min(k, math.prod(of_head.shape[-1] for of_head in parts))
+    within = not_beaten <= min(k, math.prod(of_head.shape[-1] for of_head in parts))
+    return within & ~np.isnan(own[:, 0])
 
 
 def predicted(logits: Float[np.ndarray, 'examples classes']) -> Int[np.ndarray, 'examples']:
