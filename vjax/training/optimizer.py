@@ -170,7 +170,7 @@ def update_ema(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
     """One step of the exponential moving average of the parameters.
 
     The decay is held at (1 + t) / (10 + t) while that is smaller, so that the average forgets the
-    initialisation (the warm-up of TensorFlow's and timm's EMA).
+    initialisation (the warm-up of TensorFlow's EMA).
     """
     count = step.astype(jnp.float32)
     decay = jnp.minimum(decay, (1.0 + count) / (10.0 + count))
