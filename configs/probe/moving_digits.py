@@ -35,7 +35,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     config.model = recipes.probe(encoder, num_heads=4, mlp_dim=256, gelu='erf')
     config.optimizer.update(
-        weight_decay=(('encoder/.*', 0.0), ('.*/kernel', 0.05), ('.*', 0.0)),
+        weight_decay=(('encoder/.*', 0.0), ('.*', 0.05)),
         freeze=('encoder/.*',),
     )
     if args.tiny:

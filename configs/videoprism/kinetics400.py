@@ -60,7 +60,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if args.frozen:
         config.optimizer.update(
             learning_rate=1e-3,
-            weight_decay=(('head/.*/kernel', 0.1), ('.*', 0.0)),
+            weight_decay=(('head/.*', 0.1), ('.*', 0.0)),
             learning_rate_scale=(('.*', 1.0),),
             freeze=('(embedding|(spatial|temporal|auxiliary)_encoder)/.*',),
         )

@@ -14,7 +14,8 @@ AdamW with its betas, base learning rate 1e-3 for 256 clips (hence 2e-3 for a ba
 stochastic depth 0.1, label smoothing 0.1, mixup 0.8 and cutmix 1.0, random resized crops, flips,
 RandAugment and random erasing are those of the scripts for ViT-B that came with VideoMAE (Tong et al.,
 arXiv 2203.12602; github.com/MCG-NJU/VideoMAE); there frames are distorted before they are cropped, and
-bicubically, and noise that erases changes from frame to frame. A later script sees two clips of each video:
+bicubically, noise that erases changes from frame to frame, and evaluation averages the probabilities of
+5x3 views, not their logits as here. A later script sees two clips of each video:
 augment.repeats=2, batch_size=768, optimizer.learning_rate=7.5e-4, end_learning_rate=1.5e-6, num_epochs=75,
 warmup_fraction=5/75. Layer-wise decay is BEiT's (arXiv 2106.08254). Clips of 32 frames and the class
 token are ViViT's, so that its checkpoints fit. Without init_from, train with
