@@ -360,7 +360,8 @@ def generate(
         num_train: videos of the split; the same for validation and test.
         num_validation: see there.
         num_test: see there.
-        seed: of everything that is drawn.
+        seed: of everything that is drawn. Sets of one seed have the same backgrounds, lights and first
+            states, video by video; for sets that are independent, take two.
         workers: processes; None for one per CPU that this process may use. No effect on the result.
 
     Raises:
