@@ -317,7 +317,8 @@ class Encoder(nn.Module):
         or 'map' (attention pooling).
       dropout: Rate after the position embedding, after attention, and in the MLPs.
       attention_dropout: Rate on attention weights.
-      stochastic_depth: Rate of dropping a branch of the last block; rates grow linearly from 0.
+      stochastic_depth: Rate of dropping a branch of the last block; rates grow linearly from 0, that of
+        the first (or only) one.
       remat: What the backward pass computes again: 'none', 'dots' (all but matmuls), 'offload' (the
         same, and matmuls' results wait in the host's memory) or 'full'.
       unroll: All blocks one behind the other in the program instead of a loop: on TPUs a faster step

@@ -86,7 +86,8 @@ class AttentiveProbe(nn.Module):
       depth: Blocks of the head, the query's among them.
       head_bias: What the logits' bias starts from.
       dropout, attention_dropout: Rates in the head, when training.
-      stochastic_depth: Rate of the last of its self-attention blocks; rates grow linearly from 0.
+      stochastic_depth: Rate of the last of its self-attention blocks; rates grow linearly from 0, that
+        of the first (or only) one.
       remat, unroll, dtype, gelu, norm_epsilon: How the head is computed; see `layers.Encoder`. How the
         encoder is, its own fields say.
     """

@@ -63,7 +63,10 @@ def constrain_batch(x: Float[Array, 'batch *rest']) -> Float[Array, 'batch *rest
 
 
 def drop_rates(rate: float, depth: int) -> np.ndarray:
-    """Stochastic depth's rate in each of `depth` layers: growing linearly from 0 to `rate`."""
+    """Stochastic depth's rate in each of `depth` layers: growing linearly from 0 to `rate`.
+
+    The only layer of one is never dropped.
+    """
     return (rate * np.arange(depth) / max(depth - 1, 1)).astype(np.float32)
 
 
