@@ -4,7 +4,7 @@ Trains models of about equal size with the same recipe on each set, and evaluate
 the test videos as they are, backwards, shuffled, and with one frame repeated. A model that looks at
 motion takes a clip that is played backwards for one of the reversed class (left for right). The
 baseline 'single frames' was also trained on one frame repeated. LookupViT, trained on several
-compressed grids at once, is evaluated on each.
+compressed grids at once, is evaluated on each. All of one seed.
 
 Writes results.json, table.md, accuracy.png and grids.png beside this file, after every model; run
 again, it goes on where it stopped (what results.json has is not measured again: delete it to start
