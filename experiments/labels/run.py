@@ -13,7 +13,6 @@ has is not measured again: delete it to start over).
 
 import json
 import shlex
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.seeds import mean_and_range
 from vjax import cli
 from vjax.data import records, stores
 from vjax.demo import SPLITS
@@ -100,11 +100,7 @@ def write_table(results: dict[str, Any]) -> None:
             f'| --- |{" ---: |" * len(names)} ---: |',
         ]
         for name, seeds in rows.items():
-            shown = []
-            for key in names:
-                values = [100 * row['test'][key] for row in seeds.values()]
-                mean = statistics.mean(values)
-                shown.append(f'{mean:.1f} % ({min(values):.1f} to {max(values):.1f})')
+            shown = [mean_and_range(row['test'][key] for row in seeds.values()) for key in names]
             lines.append(f'| {name} | {" | ".join(shown)} | {len(seeds)} |')
         guessed = results['chance'][task]
         shown = [f'{100 * guessed[key]:.1f} %' if key in guessed else '' for key in names]
@@ -129,16 +125,21 @@ def main(argv: list[str]) -> None:
     }
     for task in args.tasks:
         measured = results['tasks'].setdefault(task, {})
+        missing = [
+            (seed, order)
+            for seed in SEEDS
+            for order, name in ORDERS.items()
+            if str(seed) not in measured.get(name, {})
+        ]
+        if not missing:
+            continue
         dataset = dataset_of(task, out)
         results['chance'][task] = chance(dataset)
-        for seed in SEEDS:
-            for order, name in ORDERS.items():
-                seeds = measured.setdefault(name, {})
-                if str(seed) not in seeds:
-                    workdir = out / task / f'{order}_{seed}'
-                    seeds[str(seed)] = measure(task, order, seed, dataset, workdir)
-                    reporting.write_json(path, results)
-                    write_table(results)
+        for seed, order in missing:
+            row = measure(task, order, seed, dataset, out / task / f'{order}_{seed}')
+            measured.setdefault(ORDERS[order], {})[str(seed)] = row
+            reporting.write_json(path, results)
+            write_table(results)
 
 
 if __name__ == '__main__':

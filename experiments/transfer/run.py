@@ -16,12 +16,12 @@ stopped (what results.json has is not measured again: delete it to start over).
 
 import dataclasses
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from experiments.seeds import mean_and_range
 from vjax import cli
 from vjax.data import moving_digits
 from vjax.demo import SPLITS
@@ -105,11 +105,10 @@ def write_table(results: dict[str, Any]) -> None:
     ]
     for task, methods in results['tasks'].items():
         for method, seeds in methods.items():
-            shown = []
-            for split in ('test', 'validation'):
-                values = [100 * row[split] for row in seeds.values()]
-                mean = statistics.mean(values)
-                shown.append(f'{mean:.1f} % ({min(values):.1f} to {max(values):.1f})')
+            shown = [
+                mean_and_range(row[split] for row in seeds.values())
+                for split in ('test', 'validation')
+            ]
             lines.append(f'| {task} | {method} | {" | ".join(shown)} | {len(seeds)} |')
     lines.append('')
     for name, row in results['sources'].items():
